@@ -83,9 +83,7 @@ class ParameterTable(Mapping[str, Parameter]):
 
     def __getitem__(self, name: str) -> Parameter:
         if name not in self._items:
-            raise ModelError(
-                f"no parameter named {name!r}", expected=f"one of {sorted(self._items)}", kind="model.name"
-            )
+            raise ModelError(f"no parameter named {name!r}", expected=f"one of {sorted(self._items)}", kind="model.name")
         return self._items[name]
 
     def __contains__(self, name: object) -> bool:

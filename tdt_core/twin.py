@@ -41,9 +41,7 @@ class Patient:
             if not (math.isfinite(value) and low < value < high):
                 raise InputError(f"patient {name} is {value}", expected=f"{low} to {high}", kind="input.patient")
         if self.haematocrit is not None and not 0.1 < self.haematocrit < 0.7:
-            raise InputError(
-                f"haematocrit is {self.haematocrit}", expected="a fraction, 0.1 to 0.7", kind="input.patient"
-            )
+            raise InputError(f"haematocrit is {self.haematocrit}", expected="a fraction, 0.1 to 0.7", kind="input.patient")
 
 
 @dataclass(frozen=True)
