@@ -1,8 +1,8 @@
 """Evidence at rest: content-addressed scans, label volumes and JSON items, pseudonymised before they come here.
 
-`evidence/<digest>/meta.json` is the canonical JSON of kind, content and, with an array, its dtype and shape; `array.npy` is
-the array in C order, little-endian. The digest is the SHA-256 of the bytes of meta.json followed by the raw array bytes, so
-it does not depend on when, where or in which order the evidence came.
+`evidence/<digest>/meta.json` is the canonical JSON of kind, content and, with an array, its dtype, shape and the SHA-256 of
+its raw bytes; `array.npy` is the array in C order, little-endian. The digest is the SHA-256 of meta.json, and so covers both;
+it does not depend on when, where or in which order the evidence came, and a damaged file is known by name.
 """
 
 from __future__ import annotations
@@ -39,11 +39,8 @@ class Item:
 
     @property
     def digest(self) -> str:
-        """SHA-256 (hex) over meta and raw array bytes."""
-        h = hashlib.sha256(self.meta)
-        if self.array is not None:
-            h.update(memoryview(self.array).cast("B") if self.array.size else b"")
-        return h.hexdigest()
+        """SHA-256 (hex) of the meta, which holds that of the array."""
+        return hashlib.sha256(self.meta).hexdigest()
 
 
 def _item(kind: str, content: Any, array: npt.NDArray[Any] | None = None) -> Item:
@@ -53,8 +50,12 @@ def _item(kind: str, content: Any, array: npt.NDArray[Any] | None = None) -> Ite
         array = array.astype(array.dtype.newbyteorder("<"), copy=False)
         if array.dtype.kind not in "biuf":
             raise StoreError(f"an array of type {array.dtype}", expected="numbers", kind="store.type")
-        meta["array"] = {"dtype": array.dtype.str, "shape": list(array.shape)}
+        meta["array"] = {"dtype": array.dtype.str, "shape": list(array.shape), "sha256": _raw_sha256(array)}
     return Item(canonical_json(meta).encode(), array)
+
+
+def _raw_sha256(array: npt.NDArray[Any]) -> str:
+    return hashlib.sha256(memoryview(array).cast("B") if array.size else b"").hexdigest()
 
 
 def _scan_item(scan: Scan) -> Item:
@@ -159,36 +160,25 @@ class EvidenceStore:
             raise StoreError("a malformed evidence digest", expected="64 hexadecimal digits", kind="store.unknown")
         return self.home.evidence / digest
 
-    def list(self) -> list[str]:
+    def digests(self) -> list[str]:
         """Digests of all items, sorted."""
         return sorted(p.name for p in self.home.evidence.iterdir() if p.is_dir())
 
     def verify(self, digest: str) -> list[Path]:
         """Files of an item that are damaged, missing or do not belong; empty when the item is whole."""
         folder = self.path(digest)
-        expected, read = {META}, {}
-        for name in (META, ARRAY):
-            if (folder / name).is_file():
-                read[name] = (folder / name).read_bytes()
-        try:
-            meta = json.loads(read.get(META, b""))
-            if canonical_json(meta).encode() != read[META]:
-                return [folder / META]
-            spec = meta.get("array")
-            raw = b""
-            if spec is not None:
-                expected.add(ARRAY)
-                header = npy_header(spec["dtype"], tuple(spec["shape"]))
-                if ARRAY not in read or read[ARRAY][: len(header)] != header:
-                    return [folder / ARRAY]
-                raw = read[ARRAY][len(header) :]
-        except (ValueError, KeyError, TypeError, AttributeError, StoreError):
-            return [folder / META]
-        strangers = [p for p in sorted(folder.iterdir()) if p.name not in expected]
-        if hashlib.sha256(read[META] + raw).hexdigest() != digest:
-            # One digest spans both files; the array is by far the larger target, so both are named.
-            return [folder / name for name in sorted(expected)] + strangers
-        return strangers
+        meta_path, array_path = folder / META, folder / ARRAY
+        if not meta_path.is_file() or hashlib.sha256(meta_path.read_bytes()).hexdigest() != digest:
+            return [meta_path]
+        spec = json.loads(meta_path.read_bytes()).get("array")
+        wrong = [p for p in sorted(folder.iterdir()) if p.name != META and (spec is None or p.name != ARRAY)]
+        if spec is not None:
+            header = npy_header(spec["dtype"], tuple(spec["shape"]))
+            data = array_path.read_bytes() if array_path.is_file() else b""
+            raw = memoryview(data)[len(header) :]
+            if data[: len(header)] != header or hashlib.sha256(raw).hexdigest() != spec["sha256"]:
+                wrong.insert(0, array_path)
+        return wrong
 
     def _put(self, item: Item) -> str:
         digest = item.digest
@@ -241,7 +231,7 @@ class EvidenceStore:
 
     def verify_all(self) -> Iterator[Path]:
         """Damaged, missing or foreign files of all items, in order of digest."""
-        for digest in self.list():
+        for digest in self.digests():
             yield from self.verify(digest)
 
 
