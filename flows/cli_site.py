@@ -12,7 +12,7 @@ import typer
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def test(
+def run_tests(
     context: typer.Context,
     everything: Annotated[bool, typer.Option("--all", help="Also the long statistical and durability suites.")] = False,
 ) -> None:
@@ -31,4 +31,4 @@ def test(
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(test)
+    app.command("test", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(run_tests)
