@@ -23,6 +23,7 @@ from typing import Any
 
 from flows import TELEMETRY_OFF
 from flows.settings import Settings
+from storage.home import open_home
 from tdt_core.errors import SettingsError
 
 START_TIMEOUT_S = 180.0
@@ -243,6 +244,7 @@ def prefect_server(settings: Settings, *, ui: bool = False, port: int = 0, wait:
         stack.enter_context(stopped_by_signals())
         server = None
         if not api:
+            open_home(settings.home)
             server = _server(settings, ui=ui, port=port)
             stack.callback(server.stop)
             server.start()
@@ -282,7 +284,7 @@ def served_api(settings: Settings) -> str:
 @contextlib.contextmanager
 def mlflow_server(settings: Settings, port: int = 0) -> Iterator[str]:
     """MLflow's UI over this home's index for the block; gives its url."""
-    settings.home.mkdir(parents=True, exist_ok=True)
+    open_home(settings.home)
     command = [sys.executable, "-P", "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", "{port}"]
     command += ["--backend-store-uri", settings.tracking_uri, "--workers", "1"]
     command += ["--artifacts-destination", str(settings.artifact_folder)]

@@ -11,7 +11,6 @@ outside it, because TDT_HOME may be copied and backed up as data without identit
 from __future__ import annotations
 
 import os
-import stat
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from urllib.parse import urlsplit, urlunsplit
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from storage.home import Home, Outside, make_outside, open_home
 from tdt_core.errors import SettingsError
 
 CONFIG_NAME = "tdt.toml"
@@ -147,17 +147,10 @@ def load_settings(**overrides: Any) -> Settings:
         ) from None
 
 
-def make_folders(settings: Settings) -> None:
-    """Create the four folders where absent; those with identities for their owner only."""
-    settings.home.mkdir(parents=True, exist_ok=True)
-    for name in SIBLINGS:
-        folder: Path = getattr(settings, name)
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-
-
-def too_open(folder: Path) -> bool:
-    """Whether others than the owner may read a folder."""
-    return bool(stat.S_IMODE(folder.stat().st_mode) & (stat.S_IRWXG | stat.S_IRWXO))
+def make_folders(settings: Settings) -> Home:
+    """Open the store and make the folders beside it, all owner-only. Raises StoreError."""
+    make_outside(Outside(inbox=settings.inbox, quarantine=settings.quarantine, vault=settings.vault))
+    return open_home(settings.home)
 
 
 def redacted(address: str) -> str:
