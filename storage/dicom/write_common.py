@@ -63,7 +63,11 @@ _RADIONUCLIDES = {
 
 @dataclass(frozen=True)
 class DicomPatient:
-    """Who a file is about. `deidentified` files carry a pseudonym and say that identity was removed."""
+    """Who a file is about.
+
+    `deidentified` files carry a pseudonym, say that identity was removed and that dates are not real. `comments` goes to
+    PatientComments, the one free text that every object has.
+    """
 
     id: str
     name: str
@@ -72,6 +76,7 @@ class DicomPatient:
     height_cm: float | None = None
     weight_kg: float | None = None
     deidentified: bool = False
+    comments: str = ""
 
 
 @dataclass(frozen=True)
@@ -240,7 +245,10 @@ def set_patient(d: Dataset, patient: DicomPatient) -> None:
         d.PatientSize = ds(patient.height_cm / 100)
     if patient.weight_kg is not None:
         d.PatientWeight = ds(patient.weight_kg)
+    if patient.comments:
+        d.PatientComments = patient.comments
     if patient.deidentified:
+        d.LongitudinalTemporalInformationModified = "MODIFIED"
         d.PatientIdentityRemoved = "YES"
         d.DeidentificationMethod = "Whitelist extraction, keyed pseudonyms"
         d.DeidentificationMethodCodeSequence = [code_item("113100", "DCM", "Basic Application Confidentiality Profile")]

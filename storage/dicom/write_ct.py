@@ -34,6 +34,7 @@ def ct_series(
     series: DicomSeries,
     equipment: Equipment,
     kvp: str = "120",
+    derived: bool = False,
 ) -> Iterator[Dataset]:
     """CT data sets, one per slice, InstanceNumber from 1 along the first axis.
 
@@ -41,13 +42,14 @@ def ct_series(
     ----------
     hu : (z, y, x) Hounsfield units; stored rounded to whole HU, between -1024 and 31743.
     affine : (4, 4) voxel indices (k, j, i, 1) to LPS mm.
+    derived : whether the values were resampled or computed from another image.
     """
     if hu.ndim != 3 or not np.isfinite(hu).all():
         raise InputError("CT values are not a finite volume", expected="Hounsfield units", kind="input.values")
     grid = grid_of(affine)
     for k, plane in enumerate(hu):
         d = new_dataset(CT_SOP_CLASS, derived_uid(series.uid, "slice", k), "CT", patient, study, series, equipment)
-        d.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
+        d.ImageType = ["DERIVED", "SECONDARY", "AXIAL"] if derived else ["ORIGINAL", "PRIMARY", "AXIAL"]
         d.InstanceNumber, d.AcquisitionNumber = k + 1, 1
         d.AcquisitionDate, d.AcquisitionTime = d.SeriesDate, d.SeriesTime
         d.PatientPosition = "HFS"
