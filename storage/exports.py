@@ -54,10 +54,11 @@ class ExportReference:
 
     def dicom_patient(self) -> DicomPatient:
         """Who the file says it is about."""
-        comments = f"{RESEARCH_USE} Twin state {self.state}. Dates are hours from the first therapy, counted from 2000-01-01 00:00 UTC."
+        dates = "Dates are hours from the first therapy, counted from 2000-01-01 00:00 UTC."
+        comments = f"{RESEARCH_USE} Twin state {self.state}. {dates}"
         if self.patient is not None:
             return replace(self.patient, comments=comments)
-        return DicomPatient(self.pid, self.pid, self.sex, deidentified=True, comments=comments)
+        return DicomPatient(self.pid, f"{self.pid}^", self.sex, deidentified=True, comments=comments)
 
     def study(self) -> DicomStudy:
         """One study per state; the frame of reference is kept where it is a UID."""
