@@ -1,0 +1,30 @@
+"""Re-estimation of the twin's parameters from each cycle's data: priors, one problem object, estimators, evolution."""
+
+from tdt_core.assimilation.estimators import assimilate, register
+from tdt_core.assimilation.evolution import (
+    Transition,
+    adapt,
+    evolve,
+    population_prior,
+    regions_with_rest,
+    smooth_draws,
+    state_model,
+    transition,
+)
+from tdt_core.assimilation.problem import Prior, Problem, build_problem
+
+__all__ = [
+    "Prior",
+    "Problem",
+    "Transition",
+    "adapt",
+    "assimilate",
+    "build_problem",
+    "evolve",
+    "population_prior",
+    "regions_with_rest",
+    "register",
+    "smooth_draws",
+    "state_model",
+    "transition",
+]

@@ -1,0 +1,180 @@
+"""Where priors come from: the population, or the last state carried to the next cycle.
+
+theta' = m + phi (theta - m) + trend + w, w ~ N(0, Q): a random walk with mean reversion toward the population and, for
+lesion uptake, the published fall over cycles. Forgetting the drift is the largest error of such a loop, so Q errs wide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tdt_core.assimilation.problem import Prior
+from tdt_core.errors import EstimationError
+from tdt_core.kinetics import KineticModel, model
+from tdt_core.parameters import packaged_csv
+from tdt_core.twin import Decision, Posterior, Region, TwinState
+
+FloatArray = npt.NDArray[np.float64]
+
+CYCLE_H = 6 * 7 * 24.0
+"""The interval that `drift_sd` is stated for."""
+
+
+def population_prior(rung: KineticModel) -> Prior:
+    """Population medians and spreads, correlated between regions of one organ."""
+    table = list(rung.parameters.values())
+    mean = np.array([p.unconstrained for p in table])
+    sd = np.array([p.sd for p in table])
+    share = np.array([float(_relation(rung, p.name)["common_share"]) for p in table])
+    return Prior(tuple(rung.parameters), mean, _organ_covariance(rung, sd, share), "population")
+
+
+@dataclass(frozen=True, eq=False)
+class Transition:
+    """theta' = phi theta + offset + w, w ~ N(0, noise): how parameters move from one cycle to the next.
+
+    names (n,), phi (n,), offset (n,), noise (n, n).
+    """
+
+    names: tuple[str, ...]
+    phi: FloatArray
+    offset: FloatArray
+    noise: FloatArray
+
+    def moments(self, mean: FloatArray, covariance: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Mean and covariance after the transition."""
+        return self.phi * mean + self.offset, self.phi[:, None] * covariance * self.phi + self.noise
+
+    def draws(self, theta: FloatArray, rng: np.random.Generator) -> FloatArray:
+        """(m, n) draws -> draws after the transition, paired with them."""
+        root = np.linalg.cholesky(self.noise + 1e-14 * np.eye(len(self.names)))
+        return np.asarray(self.phi * theta + self.offset + rng.standard_normal(theta.shape) @ root.T)
+
+
+def transition(rung: KineticModel, cycle: int, dt_h: float, treated: bool) -> Transition:
+    """How `rung`'s parameters move from `cycle` to the next one, dt_h later.
+
+    From cycle 0 (pre-therapy imaging) nothing but time passes: no drift. An untreated interval has no treatment effect on
+    lesions. Raises EstimationError on dt_h < 0.
+    """
+    if dt_h < 0:
+        raise EstimationError(f"the next cycle starts {-dt_h:.1f} h before this one", expected="cycles in order of time")
+    names = tuple(rung.parameters)
+    n = len(names)
+    if cycle == 0:
+        return Transition(names, np.ones(n), np.zeros(n), np.zeros((n, n)))
+    rows = [_relation(rung, name) for name in names]
+    phi = np.array([float(r["reversion"]) for r in rows])
+    share = np.array([float(r["common_share"]) for r in rows])
+    walk = np.array([float(r["drift_sd"]) for r in rows]) * np.sqrt(max(dt_h, 1.0) / CYCLE_H)
+    shift = np.array([_trend(rung, name, cycle) if treated else 0.0 for name in names])
+    offset = (1.0 - phi) * population_prior(rung).mean + shift
+    return Transition(names, phi, offset, _organ_covariance(rung, walk, share))
+
+
+def evolve(state: TwinState, decision: Decision | None, dt_h: float) -> Prior:
+    """The prior of the next cycle over the regions of `state`.
+
+    A refused administration leaves time to pass and no treatment effect on lesions. Raises EstimationError on dt_h < 0.
+    """
+    rung = state_model(state)
+    n = len(rung.parameters)
+    step = transition(rung, state.cycle, dt_h, treated=decision is None or decision.kind != "refused")
+    mean, covariance = step.moments(state.posterior.mean[:n], state.posterior.covariance[:n, :n])
+    return Prior(step.names, mean, covariance, state.id)
+
+
+def smooth_draws(
+    posterior: Posterior, step: Transition, next_names: Sequence[str], next_draws: FloatArray, rng: np.random.Generator
+) -> FloatArray:
+    """Draws of a cycle's parameters given the next cycle's draws: one backward step of the Gaussian smoother.
+
+    Parameters
+    ----------
+    posterior : filtered posterior of the earlier cycle. step : its transition to the next cycle.
+    next_names, next_draws : (k,), (m, k) parameters of the next cycle; those that both cycles share carry information.
+
+    Returns
+    -------
+    (m, n) draws paired with `next_draws`, so that doses of both cycles add up draw by draw.
+    """
+    n = len(step.names)
+    mean, covariance = posterior.mean[:n], posterior.covariance[:n, :n]
+    predicted_mean, predicted_covariance = step.moments(mean, covariance)
+    positions = {name: i for i, name in enumerate(next_names)}
+    both = [i for i, name in enumerate(step.names) if name in positions]
+    cross = (covariance * step.phi)[:, both]
+    inner = predicted_covariance[np.ix_(both, both)]
+    gain = np.linalg.solve(inner + 1e-12 * np.eye(len(both)), cross.T).T
+    residual = next_draws[:, [positions[step.names[i]] for i in both]] - predicted_mean[both]
+    rest = covariance - gain @ cross.T
+    values, vectors = np.linalg.eigh(0.5 * (rest + rest.T))
+    root = vectors * np.sqrt(np.maximum(values, 0.0))
+    return np.asarray(mean + residual @ gain.T + rng.standard_normal((len(next_draws), n)) @ root.T)
+
+
+def state_model(state: TwinState) -> KineticModel:
+    """The kinetic model that a state was fitted with."""
+    return model(state.model, state.summary["ligand"], state.evidence.regions)
+
+
+def adapt(prior: Prior, rung: KineticModel) -> Prior:
+    """The prior over another set of regions: new ones are born from the population, vanished ones are marginalised.
+
+    A new region is correlated with the known regions of its organ only through the population, so a lesion that appears
+    learns nothing from its neighbours here.
+    """
+    born = population_prior(rung)
+    known = {name: i for i, name in enumerate(prior.names)}
+    keep = [i for i, name in enumerate(born.names) if name in known]
+    source = [known[born.names[i]] for i in keep]
+    mean, covariance = born.mean.copy(), born.covariance.copy()
+    covariance[keep, :] = 0.0
+    covariance[:, keep] = 0.0
+    mean[keep] = prior.mean[source]
+    covariance[np.ix_(keep, keep)] = prior.covariance[np.ix_(source, source)]
+    return Prior(born.names, mean, covariance, prior.origin)
+
+
+def _organ(rung: KineticModel, parameter: str) -> tuple[str, str]:
+    region, _, quantity = parameter.rpartition(".")
+    organs = {r.name: r.organ for r in rung.regions}
+    return organs.get(region, region), quantity
+
+
+def _relation(rung: KineticModel, parameter: str) -> dict[str, str]:
+    organ, quantity = _organ(rung, parameter)
+    rows = {(r["organ"], r["quantity"]): r for r in packaged_csv("kinetics_relations.csv")}
+    quantity = {"uptake_rate_per_ml": "uptake_per_ml"}.get(quantity, quantity)
+    for key in ((organ, quantity), (organ, "*"), ("*", quantity), ("*", "*")):
+        if key in rows:
+            return rows[key]
+    raise EstimationError(f"no relation for parameter {parameter}", kind="estimation.relations")
+
+
+def _organ_covariance(rung: KineticModel, sd: FloatArray, share: FloatArray) -> FloatArray:
+    """Variances sd^2; the same quantity in regions of one organ shares a common part."""
+    keys = [_organ(rung, name) for name in rung.parameters]
+    same = np.array([[a == b for b in keys] for a in keys])
+    common = np.sqrt(share[:, None] * share) * same
+    np.fill_diagonal(common, 1.0)
+    return np.asarray(sd[:, None] * common * sd)
+
+
+def _trend(rung: KineticModel, parameter: str, cycle: int) -> float:
+    """Expected ln change from `cycle` to the next: lesion uptake only."""
+    organ, quantity = _organ(rung, parameter)
+    if organ != "lesions" or quantity not in ("uptake_per_ml", "uptake_rate_per_ml"):
+        return 0.0
+    relative = [float(r["relative_uptake"]) for r in packaged_csv("lesion_uptake_trend.csv")]
+    last = len(relative) - 1
+    return float(np.log(relative[min(cycle, last)] / relative[min(cycle - 1, last)]))
+
+
+def regions_with_rest(regions: Sequence[Region]) -> tuple[Region, ...]:
+    """Regions in a stable order, `rest` last."""
+    return tuple(sorted(regions, key=lambda r: (r.name == "rest", r.name)))

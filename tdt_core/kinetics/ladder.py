@@ -1,0 +1,96 @@
+"""One protocol for every rung of the ladder, and the register of rungs.
+
+A rung names its parameters, says how they vary in the population, and turns them into activity by region. Adding one takes
+one file with a class that meets `KineticModel` and one `register` call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from tdt_core.errors import ModelError
+from tdt_core.parameters import ParameterTable
+from tdt_core.twin import Administration, Region
+
+FloatArray = npt.NDArray[np.float64]
+
+
+class KineticModel(Protocol):
+    """A rung: parameters in unconstrained space -> activity by region and time after one administration."""
+
+    @property
+    def name(self) -> str:
+        """Name in the register."""
+
+    @property
+    def ligand(self) -> str:
+        """Ligand family whose parameters are used."""
+
+    @property
+    def regions(self) -> tuple[Region, ...]:
+        """Regions in the order of every output."""
+
+    @property
+    def parameters(self) -> ParameterTable:
+        """Population parameters, n of them, in the order of theta."""
+
+    def activity(self, theta: FloatArray, administration: Administration, times_h: FloatArray) -> FloatArray:
+        """(m, n) theta, (t,) hours after the administration -> (m, regions, t) MBq, decay included."""
+
+    def time_integrated_activity(self, theta: FloatArray, administration: Administration) -> FloatArray:
+        """(m, n) theta -> (m, regions) MBq h from the administration to infinity."""
+
+    def log_jacobian(self, theta: FloatArray, administration: Administration, times_h: FloatArray) -> FloatArray:
+        """d ln activity / d theta at one (n,) theta -> (regions, t, n)."""
+
+
+_RUNGS: dict[str, Callable[[str, Sequence[Region]], KineticModel]] = {}
+
+
+def register(name: str, build: Callable[[str, Sequence[Region]], KineticModel]) -> None:
+    """Add a rung under a name."""
+    _RUNGS[name] = build
+
+
+def rungs() -> tuple[str, ...]:
+    """Names of the registered rungs."""
+    return tuple(_RUNGS)
+
+
+def model(name: str, ligand: str, regions: Sequence[Region]) -> KineticModel:
+    """A rung for a ligand and the regions of a patient.
+
+    Raises
+    ------
+    ModelError : unknown rung or ligand, or no regions.
+    """
+    if name not in _RUNGS:
+        raise ModelError(f"no kinetic model named {name!r}", expected=f"one of {sorted(_RUNGS)}", kind="model.name")
+    if not regions:
+        raise ModelError("a kinetic model needs at least one region", kind="model.regions")
+    return _RUNGS[name](ligand, regions)
+
+
+def log_jacobian_by_differences(
+    rung: KineticModel, theta: FloatArray, administration: Administration, times_h: FloatArray, step: float = 1e-3
+) -> FloatArray:
+    """Central differences of ln activity, one batch of 2 n solves -> (regions, t, n)."""
+    n = theta.size
+    shifted = np.concatenate([theta + step * np.eye(n), theta - step * np.eye(n)])
+    log_a = np.log(np.maximum(rung.activity(shifted, administration, times_h), 1e-300))
+    return np.moveaxis((log_a[:n] - log_a[n:]) / (2 * step), 0, -1)
+
+
+def to_natural(table: ParameterTable, theta: FloatArray) -> FloatArray:
+    """Unconstrained (…, n) -> natural units, by each parameter's distribution."""
+    natural = np.array(theta, dtype=float, copy=True)
+    for i, p in enumerate(table.values()):
+        if p.distribution == "lognormal":
+            natural[..., i] = np.exp(theta[..., i])
+        elif p.distribution == "logitnormal":
+            natural[..., i] = 1.0 / (1.0 + np.exp(-theta[..., i]))
+    return natural
