@@ -131,7 +131,8 @@ def test_where_uv_is_absent_it_is_fetched_with_pip_into_the_checkout_only(checko
     script(
         tools / "python3",
         f"""case "$1 $2" in
-"-m pip") echo "$@" >"{checkout}/pip.calls"; mkdir -p "{checkout}/.tdt/uv/bin"; cp "{tools}/fake-uv" "{checkout}/.tdt/uv/bin/uv" ;;
+"-m pip") echo "$@" >"{checkout}/pip.calls"
+    mkdir -p "{checkout}/.tdt/uv/bin"; cp "{tools}/fake-uv" "{checkout}/.tdt/uv/bin/uv" ;;
 *) exec "{sys.executable}" "$@" ;;
 esac""",
     )
