@@ -128,13 +128,13 @@ def _truncated() -> InputError:
 def _check_pixels(d: Dataset) -> None:
     rows, columns, frames = (whole(d, k) for k in ("Rows", "Columns", "NumberOfFrames"))
     rows, columns, frames = rows or 0, columns or 0, 1 if frames is None else frames
-    if not (0 < rows <= MAX_ROWS and 0 < columns <= MAX_COLUMNS and 0 < frames):
+    if not (0 < rows <= MAX_ROWS and 0 < columns <= MAX_COLUMNS and frames > 0):
         raise InputError(
             f"an image of {frames} frames, {rows} rows and {columns} columns",
             expected=f"1 to {MAX_ROWS} rows and columns, at least one frame",
             kind="file.dimensions",
         )
-    if frames > MAX_FRAMES and d.get("Modality") != "SEG" or frames * rows * columns > MAX_VOXELS:
+    if (frames > MAX_FRAMES and d.get("Modality") != "SEG") or frames * rows * columns > MAX_VOXELS:
         raise InputError(f"an image of {frames} frames", expected=f"at most {MAX_FRAMES} frames", kind="file.dimensions")
     bits = whole(d, "BitsAllocated", required=True) or 0
     needed = (frames * rows * columns * bits * (whole(d, "SamplesPerPixel") or 1) + 7) // 8

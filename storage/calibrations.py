@@ -1,0 +1,138 @@
+"""Calibration records of a site: how counts become activity, by device, energy window, collimator and reconstruction.
+
+`calibration.json`: {"schema": 1, "calibrations": [fields of `CalibrationRecord`, ...]}. A record without a match is no excuse
+to use another one: the sensitivity of another collimator is wrong by a factor.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, fields
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from storage.dicom.parse import safe
+from storage.tables import read_json
+from tdt_core.codec import from_plain
+from tdt_core.errors import CalibrationError
+from tdt_core.twin import CalibrationRecord
+
+SCHEMA = 1
+_TEXT = re.compile(r"[A-Za-z0-9 .,:;/*%+\-_()&=#]{0,160}")
+_NUMBERS = {
+    "sensitivity_cps_per_mbq": (1e-6, 1e6),
+    "sensitivity_rel_sd": (0.0, 1.0),
+    "resolution_fwhm_mm": (0.1, 100.0),
+    "resolution_rel_sd": (0.0, 1.0),
+}
+
+
+@dataclass(frozen=True)
+class Calibrations:
+    """All records of a site; at most one per key and nuclide."""
+
+    records: tuple[CalibrationRecord, ...] = ()
+
+    def find(
+        self, device: str, energy_window: str, collimator: str, reconstruction: str, nuclide: str
+    ) -> CalibrationRecord | None:
+        """The record of exactly this key and nuclide, or None."""
+        key = (device, energy_window, collimator, reconstruction)
+        return next((r for r in self.records if r.key == key and r.nuclide == nuclide), None)
+
+    def find_pet(self, device: str, reconstruction: str, nuclide: str) -> CalibrationRecord | None:
+        """The record of a PET scanner, which has one energy window and no collimator; None unless exactly one fits."""
+        found = [r for r in self.records if (r.device, r.reconstruction, r.nuclide) == (device, reconstruction, nuclide)]
+        return found[0] if len(found) == 1 else None
+
+    def match(self, device: str, energy_window: str, collimator: str, reconstruction: str, nuclide: str) -> CalibrationRecord:
+        """The record of exactly this key and nuclide.
+
+        Raises
+        ------
+        CalibrationError
+            `calibration.none`, or `calibration.nuclide` when the key fits a record of another nuclide.
+        """
+        record = self.find(device, energy_window, collimator, reconstruction, nuclide)
+        if record is not None:
+            return record
+        key = (device, energy_window, collimator, reconstruction)
+        other = sorted({r.nuclide for r in self.records if r.key == key})
+        if other:
+            raise CalibrationError(
+                f"the calibration of this scanner setting is for {', '.join(other)}, the scan shows {nuclide}",
+                expected=f"a calibration for {nuclide}",
+                remedy="measure the sensitivity for this nuclide, or correct the radionuclide at the scanner",
+                kind="calibration.nuclide",
+            )
+        near = self._nearest(key)
+        raise CalibrationError(
+            f"no calibration record for energy window {safe(energy_window)}, collimator {safe(collimator)}, reconstruction "
+            f"{safe(reconstruction)} of this device" + (f"; the nearest record differs in {near}" if near else ""),
+            expected="a record of the same device serial, energy window, collimator and reconstruction",
+            remedy="add the measured sensitivity to calibration.json, or export activity concentration (Bq/mL)",
+            kind="calibration.none",
+        )
+
+    def _nearest(self, key: tuple[str, str, str, str]) -> str:
+        names = ("device serial", "energy window", "collimator", "reconstruction")
+        best: list[str] = list(names)
+        for r in self.records:
+            off = [n for n, a, b in zip(names, r.key, key, strict=True) if a != b]
+            best = min(best, off, key=len)
+        return ", ".join(best) if len(best) < len(names) else ""
+
+
+def read_calibrations(path: Path) -> Calibrations:
+    """Records of `calibration.json`.
+
+    Raises
+    ------
+    CalibrationError
+        `calibration.format` for a wrong schema, an unknown or absent field or a value out of range,
+        `calibration.ambiguous` for two records of one key and nuclide.
+    """
+    data = read_json(path)
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA or not isinstance(data.get("calibrations"), list):
+        raise _format("a calibration file of another form", '{"schema": 1, "calibrations": [...]}')
+    records = tuple(_record(n, row) for n, row in enumerate(data["calibrations"], start=1))
+    seen = [(*r.key, r.nuclide) for r in records]
+    if len(set(seen)) != len(seen):
+        raise CalibrationError(
+            "two calibration records of one device, window, collimator, reconstruction and nuclide",
+            expected="one record in force",
+            remedy="remove the record that is no longer in force",
+            kind="calibration.ambiguous",
+        )
+    return Calibrations(records)
+
+
+def _record(n: int, row: Any) -> CalibrationRecord:
+    names = {f.name for f in fields(CalibrationRecord)}
+    if not isinstance(row, dict) or set(row) != names:
+        found = set(row) if isinstance(row, dict) else set()
+        raise _format(
+            f"calibration record {n} lacks {sorted(names - found)} and has {len(found - names)} unknown fields",
+            f"exactly the fields {sorted(names)}",
+        )
+    for name, (low, high) in _NUMBERS.items():
+        number = row[name]
+        if isinstance(number, bool) or not isinstance(number, (int, float)) or not math.isfinite(number):
+            raise _format(f"{name} of calibration record {n} is not a finite number", "a number")
+        if not low <= number <= high:
+            raise _format(f"{name} of calibration record {n} is {number}", f"{low} to {high}")
+    texts = {name: row[name] for name in names - set(_NUMBERS)}
+    for name, text in texts.items():
+        if not isinstance(text, str) or not _TEXT.fullmatch(text):
+            raise _format(f"{name} of calibration record {n} is not a plain text", "letters, digits and common signs")
+    try:
+        date.fromisoformat(row["date"])
+    except ValueError:
+        raise _format(f"date of calibration record {n} is not a date", "YYYY-MM-DD") from None
+    return from_plain(CalibrationRecord, {k: v.strip() for k, v in texts.items()} | {k: float(row[k]) for k in _NUMBERS})
+
+
+def _format(found: str, expected: str) -> CalibrationError:
+    return CalibrationError(found, expected=expected, remedy="correct calibration.json", kind="calibration.format")

@@ -1,0 +1,77 @@
+"""Reading JSON and CSV from outside with limits on size and depth."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from tdt_core.errors import InputError
+
+MAX_BYTES = 64 * 2**20
+MAX_DEPTH = 32
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 text of limited size. Raises InputError `file.link`, `file.size`, `file.encoding`."""
+    if path.is_symlink() or not path.is_file():
+        raise InputError("a link or special file", expected="a regular file", remedy="copy the file itself", kind="file.link")
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise InputError(f"a table of {size} bytes", expected=f"at most {MAX_BYTES}", kind="file.size")
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise InputError(
+            "a text that is not UTF-8", expected="UTF-8", remedy="save it as UTF-8", kind="file.encoding"
+        ) from None
+
+
+def read_json(path: Path) -> Any:
+    """JSON of limited size and depth, without NaN, infinity or repeated keys. Raises InputError `file.json`."""
+    try:
+        data = json.loads(read_text(path), parse_constant=_no_constant, object_pairs_hook=_no_repeats)
+    except (ValueError, RecursionError):
+        raise InputError(
+            "a JSON file that cannot be read",
+            expected="JSON without NaN, infinity and repeated keys",
+            remedy="check the file with a JSON tool and export it again",
+            kind="file.json",
+        ) from None
+    _check_depth(data, 0)
+    return data
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError("a number that is not finite")
+
+
+def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    out = dict(pairs)
+    if len(out) != len(pairs):
+        raise ValueError("a repeated key")
+    return out
+
+
+def _check_depth(data: Any, depth: int) -> None:
+    if depth > MAX_DEPTH:
+        raise InputError("a JSON file nested too deep", expected=f"at most {MAX_DEPTH} levels", kind="file.json")
+    if isinstance(data, (dict, list)):
+        for item in data.values() if isinstance(data, dict) else data:
+            _check_depth(item, depth + 1)
+
+
+def read_csv(path: Path, header: tuple[str, ...]) -> list[dict[str, str]]:
+    """Rows of a CSV file with exactly this header, values stripped. Raises InputError `file.csv`."""
+    lines = list(csv.reader(io.StringIO(read_text(path))))
+    if not lines or tuple(c.strip() for c in lines[0]) != header:
+        raise InputError(
+            "a CSV file with another header", expected=",".join(header), remedy="export with that header", kind="file.csv"
+        )
+    rows = [line for line in lines[1:] if any(c.strip() for c in line)]
+    for n, line in enumerate(rows, start=2):
+        if len(line) != len(header):
+            raise InputError(f"line {n} has {len(line)} columns", expected=f"{len(header)}", kind="file.csv")
+    return [dict(zip(header, (c.strip() for c in line), strict=True)) for line in rows]
