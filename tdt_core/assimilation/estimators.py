@@ -18,6 +18,8 @@ from tdt_core.twin import Evidence, Posterior
 FloatArray = npt.NDArray[np.float64]
 Estimator = Callable[[Problem, npt.NDArray[np.float64], np.random.Generator], Fit]
 
+OUTLIER_PASSES = 3
+
 _ESTIMATORS: dict[str, Estimator] = {"map": fit_map}
 
 
@@ -49,18 +51,13 @@ def assimilate(
     Notes
     -----
     A datum whose standardised residual exceeds `outlier.sigma` is marked, its error widened by that residual, and the fit
-    repeated once: never dropped silently. Evidence without usable activities leaves the prior.
+    repeated: never dropped silently. Evidence without usable activities leaves the prior.
     """
     if estimator not in _ESTIMATORS:
         raise EstimationError(f"no estimator named {estimator!r}", expected=f"one of {sorted(_ESTIMATORS)}")
     problem = build_problem(prior, evidence, model)
     rng = np.random.default_rng(list(seed))
-    fit = _ESTIMATORS[estimator](problem, problem.sd, rng)
-    threshold = packaged_table("assimilation.csv").value("outlier.sigma")
-    outlier = np.abs(fit.residual) > threshold
-    sd = np.where(outlier, problem.sd * np.maximum(np.abs(fit.residual), 1.0), problem.sd)
-    if outlier.any():
-        fit = _ESTIMATORS[estimator](problem, sd, rng)
+    fit, sd, outlier = _fit_robustly(_ESTIMATORS[estimator], problem, rng)
     draws = fit.theta + rng.standard_normal((n_draws, fit.theta.size)) @ fit.cholesky.T
     return Posterior(
         names=problem.names,
@@ -71,6 +68,29 @@ def assimilate(
         diagnostics=_diagnostics(problem, fit, draws, model, evidence, int(outlier.sum())),
         fit_report=_fit_report(problem, fit, draws, sd, outlier),
     )
+
+
+def _fit_robustly(
+    estimator: Estimator, problem: Problem, rng: np.random.Generator
+) -> tuple[Fit, FloatArray, npt.NDArray[np.bool_]]:
+    """Fit, widen each region's worst outlier by its residual, refit: one a region and pass, since a gross error drags the
+    curve away from its neighbours and makes them look wrong too."""
+    threshold = packaged_table("assimilation.csv").value("outlier.sigma")
+    regions = np.array([d.region for d in problem.data])
+    sd = problem.sd.copy()
+    outlier = np.zeros(problem.y.size, dtype=np.bool_)
+    fit = estimator(problem, sd, rng)
+    for _ in range(OUTLIER_PASSES):
+        residual = np.abs(fit.residual * sd / problem.sd)
+        suspect = (residual > threshold) & ~outlier
+        if not suspect.any():
+            break
+        for region in np.unique(regions[suspect]):
+            members = np.flatnonzero(suspect & (regions == region))
+            outlier[members[np.argmax(residual[members])]] = True
+        sd = np.where(outlier, problem.sd * np.maximum(residual, threshold), problem.sd)
+        fit = estimator(problem, sd, rng)
+    return fit, sd, outlier
 
 
 def _diagnostics(

@@ -46,7 +46,7 @@ class Prior:
 def _factor(covariance: FloatArray) -> FloatArray:
     """Lower Cholesky factor; a jitter of 1e-12 of the scale admits exactly known directions."""
     scale = float(np.trace(covariance)) / max(len(covariance), 1)
-    return np.linalg.cholesky(covariance + 1e-12 * max(scale, 1e-12) * np.eye(len(covariance)))
+    return np.asarray(np.linalg.cholesky(covariance + 1e-12 * max(scale, 1e-12) * np.eye(len(covariance))))
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,9 +169,7 @@ def _groups(
     """Data by the administration that they belong to: the last one of their nuclide before them."""
     found: dict[int, list[int]] = {}
     for i, d in enumerate(data):
-        before = [
-            j for j, a in enumerate(evidence.administrations) if a.nuclide == d.nuclide and a.time_h < d.time_h
-        ]
+        before = [j for j, a in enumerate(evidence.administrations) if a.nuclide == d.nuclide and a.time_h < d.time_h]
         if not before:
             raise InputError(
                 f"activity of {d.region} at {d.time_h:.1f} h has no earlier administration of {d.nuclide}",

@@ -97,7 +97,9 @@ def test_more_scans_never_widen_the_time_integrated_activity(rung):
 def test_a_shared_calibration_error_cannot_be_averaged_away(rung):
     """However many precise scans there are, the uptake is never known better than the calibration."""
     exact = ErrorBudget(counts=1e-3, calibration=0.05, partial_volume=0.0, segmentation=1e-4, registration=0.0)
-    evidence = synthetic(rung, population_prior(rung).mean[None], np.random.default_rng(6), tuple(np.linspace(2, 200, 40)), exact)
+    evidence = synthetic(
+        rung, population_prior(rung).mean[None], np.random.default_rng(6), tuple(np.linspace(2, 200, 40)), exact
+    )
     posterior = assimilate(population_prior(rung), evidence, rung, n_draws=4000)
     n = len(rung.parameters)
     spread = np.log(rung.time_integrated_activity(posterior.draws[:, :n], GIVEN)).std(axis=0)
@@ -185,7 +187,11 @@ def test_smoothing_with_an_uninformative_next_cycle_returns_the_filtered_posteri
 
 def test_a_new_lesion_is_born_from_the_population_and_a_vanished_one_is_marginalised(rung):
     prior = dataclasses.replace(population_prior(rung), mean=population_prior(rung).mean + 1.0)
-    regions = (*REGIONS[:2], Region("lesion/L2", "lesions", "52988006", tracking_id="L2", volume_ml=5.0, mass_g=5.0), REGIONS[3])
+    regions = (
+        *REGIONS[:2],
+        Region("lesion/L2", "lesions", "52988006", tracking_id="L2", volume_ml=5.0, mass_g=5.0),
+        REGIONS[3],
+    )
     other = model("sum_of_exponentials", "PSMA-617", regions)
     adapted = adapt(prior, other)
     born = population_prior(other)

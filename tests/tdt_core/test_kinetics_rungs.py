@@ -82,7 +82,9 @@ def test_compartmental_rung_agrees_with_an_independent_integrator():
         into = k * y[0] * (1 - y[2:] / capacity)
         leave = o * y[2:]
         exchange = p["plasma.to_tissue"] * y[0] - p["plasma.from_tissue"] * y[1]
-        return np.concatenate([[0.3 * leave.sum() - into.sum() - p["plasma.clearance"] * y[0] - exchange, exchange], into - leave])
+        return np.concatenate(
+            [[0.3 * leave.sum() - into.sum() - p["plasma.clearance"] * y[0] - exchange, exchange], into - leave]
+        )
 
     y0 = np.zeros(5)
     y0[0] = 90.0
@@ -106,12 +108,8 @@ def test_occupancy_never_exceeds_the_receptors_even_when_ligand_is_in_great_exce
 def test_more_cold_ligand_lowers_the_uptake_fraction_of_receptor_organs():
     rung = model("compartmental", "PSMA-617", REGIONS)
     theta = draws(rung, 10)
-    few, many = (
-        Administration(0.0, "p", "PSMA-617", "Lu-177", 7400.0, amount_nmol=a) for a in (10.0, 400.0)
-    )
-    assert (
-        rung.time_integrated_activity(theta, many)[:, :3] < rung.time_integrated_activity(theta, few)[:, :3]
-    ).all()
+    few, many = (Administration(0.0, "p", "PSMA-617", "Lu-177", 7400.0, amount_nmol=a) for a in (10.0, 400.0))
+    assert (rung.time_integrated_activity(theta, many)[:, :3] < rung.time_integrated_activity(theta, few)[:, :3]).all()
 
 
 def test_compartmental_rung_refuses_an_administration_without_ligand_amount():
