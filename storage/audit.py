@@ -82,10 +82,14 @@ class AuditTrail:
 
     def verify(self) -> list[str]:
         """What is wrong with the trail, in words; empty when the chain is whole."""
-        _, problem = self._read()
+        return [w for w in (self.scan()[1],) if w is not None]
+
+    def scan(self) -> tuple[list[Record], str | None]:
+        """The records up to the first wrong line, and what is wrong with the trail in words, or None."""
+        records, problem = self._read()
         if problem is None and self.path.exists() and not self.path.read_bytes().endswith(b"\n"):
             problem = "ends in an unfinished line; the next commit mends it"
-        return [] if problem is None else [problem]
+        return records, problem
 
     def _read(self) -> tuple[list[Record], str | None]:
         try:

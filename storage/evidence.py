@@ -55,7 +55,7 @@ def _item(kind: str, content: Any, array: npt.NDArray[Any] | None = None) -> Ite
 
 
 def _raw_sha256(array: npt.NDArray[Any]) -> str:
-    return hashlib.sha256(memoryview(array).cast("B") if array.size else b"").hexdigest()
+    return hashlib.sha256(array.tobytes()).hexdigest()
 
 
 def _scan_item(scan: Scan) -> Item:
