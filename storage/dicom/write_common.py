@@ -216,6 +216,7 @@ def new_dataset(
     d = Dataset()
     d.SpecificCharacterSet = "ISO_IR 192"
     d.SOPClassUID, d.SOPInstanceUID = sop_class, sop_uid
+    d.file_meta = _file_meta(d)
     set_patient(d, patient)
     d.StudyInstanceUID, d.StudyID = study.uid, study.study_id
     d.StudyDate, d.StudyTime = date_of(study.at), time_of(study.at)
@@ -289,7 +290,6 @@ def radiopharmaceutical(
     start: datetime,
     total_dose: float,
     half_life_s: float,
-    positron_fraction: float | None = None,
     duration_min: float = 0.0,
 ) -> Dataset:
     """One item of RadiopharmaceuticalInformationSequence.
@@ -312,8 +312,6 @@ def radiopharmaceutical(
         item.RadiopharmaceuticalStopDateTime = datetime_of(start + timedelta(minutes=duration_min))
     item.RadionuclideTotalDose = ds(total_dose)
     item.RadionuclideHalfLife = ds(half_life_s)
-    if positron_fraction is not None:
-        item.RadionuclidePositronFraction = ds(positron_fraction)
     value, meaning = _RADIONUCLIDES[nuclide]
     item.RadionuclideCodeSequence = [code_item(value, "SCT", meaning)]
     return item
@@ -328,13 +326,17 @@ def save(d: Dataset, path: Path) -> Path:
 
 def encode(d: Dataset) -> bytes:
     """The bytes of the DICOM file of a dataset."""
+    d.file_meta = _file_meta(d)
+    d.preamble = b"\0" * 128
+    out = io.BytesIO()
+    dcmwrite(out, d, enforce_file_format=True, little_endian=True, implicit_vr=False)
+    return out.getvalue()
+
+
+def _file_meta(d: Dataset) -> FileMetaDataset:
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = d.SOPClassUID, d.SOPInstanceUID
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     meta.ImplementationClassUID = UID(IMPLEMENTATION_UID)
     meta.ImplementationVersionName = "TDT_1"
-    d.file_meta = meta
-    d.preamble = b"\0" * 128
-    out = io.BytesIO()
-    dcmwrite(out, d, enforce_file_format=True, little_endian=True, implicit_vr=False)
-    return out.getvalue()
+    return meta

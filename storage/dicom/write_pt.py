@@ -44,7 +44,6 @@ class PetAcquisition:
     duration_s: float
     nuclide: str
     half_life_s: float
-    positron_fraction: float
     product: str
     injected_mbq: float
     injection_start: datetime
@@ -110,6 +109,5 @@ def _series_module(d: Dataset, n: int, acquisition: PetAcquisition) -> None:
             acquisition.injection_start,
             acquisition.injected_mbq * 1e6,  # Bq in PT
             acquisition.half_life_s,
-            acquisition.positron_fraction,
         )
     ]
