@@ -1,0 +1,206 @@
+"""One report: a twin state and its dose volumes as a single HTML page that needs nothing else.
+
+The page asks for no other file, runs no script and forbids both to itself by a content security policy whose only opening is
+the hash of its own style sheet and pictures inside the page. Everything from data is escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import xarray as xr
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from flows.report import figures, pictures, sections, style
+from tdt_core.twin import Decision, TwinState
+
+BANNER = "Research use only. Not a medical device: nothing here may decide a patient's treatment."
+
+
+def render_report(
+    state: TwinState,
+    dose: xr.Dataset,
+    decision: Decision | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    truth: Mapping[str, Any] | None = None,
+    previous: TwinState | None = None,
+) -> str:
+    """The report of one state as self-contained HTML.
+
+    Parameters
+    ----------
+    state : the state; its `summary` follows `docs/design/002`.
+    dose : its dose volumes (`docs/design/002`, `dose.zarr`).
+    decision : the answer to its proposal, when there is one.
+    provenance : what is recorded beside the state (versions, commit, times), shown as given.
+    truth : of a reference patient's cycle, `regions` -> `dose_gy`; adds the table of errors.
+    previous : state of the cycle before; adds the forecast beside what came.
+
+    Raises
+    ------
+    GeometryError : the dose grid has no readable orientation.
+    """
+    css = _css()
+    summary = state.summary
+    therapy_h = max((a.time_h for a in state.evidence.administrations if a.intent == "therapy"), default=0.0)
+    organs, lesions = sections.dose_rows(state)
+    context = {
+        "banner": BANNER,
+        "css": Markup(css),
+        "csp": content_security_policy(css),
+        "state": state,
+        "identity": json.dumps(state.identity, indent=1, sort_keys=True, ensure_ascii=False),
+        "decision": decision,
+        "proposal": state.proposal,
+        "verdict": sections.verdict(state, decision),
+        "tiles": sections.tiles(state),
+        "administration": sections.administration(state),
+        "organs": organs,
+        "lesion_doses": lesions,
+        "limits": _limits(state),
+        "cycles": sections.cycle_table(state),
+        "curves": _curves(state, log_y=False),
+        "log_curves": _curves(state, log_y=True),
+        "pictures": _pictures(state, dose),
+        "dvh": _dvh(state),
+        "labs": _labs(state),
+        "single_labs": [r for r in summary.get("labs") or [] if len(r["points"]) == 1],
+        "risk": _risk(state),
+        "risk_words": sections.risk_words(state),
+        "fit": sections.fit_rows(state.posterior, therapy_h),
+        "diagnostics": sections.diagnostics(state),
+        "conservation": sections.conservation(state),
+        "forecast": _forecast(state, previous),
+        "truth": sections.truth_rows(state, truth),
+        "lesions": sections.lesion_rows(state),
+        "acquisitions": summary.get("acquisitions") or [],
+        "assumed": summary.get("assumed") or [],
+        "warnings": [*(summary.get("warnings") or []), *state.evidence.findings],
+        "provenance": sections.flattened(provenance),
+        "therapy_h": therapy_h,
+    }
+    return _environment().get_template("report.html.j2").render(context)
+
+
+@cache
+def _css() -> str:
+    return resources.files("flows.report").joinpath("templates", "style.css").read_text(encoding="utf-8")
+
+
+def content_security_policy(css: str) -> str:
+    """A policy that allows this one style sheet and pictures in the page, nothing else."""
+    digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
+    return f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("flows.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(
+        number=style.number,
+        interval=style.interval,
+        percent=style.percent,
+        plain=style.plain,
+        activity=style.activity,
+        hours=style.hours,
+        region=style.name_of,
+        unit=style.unit_text,
+    )
+    environment.globals["bar"] = figures.interval_bar
+    return environment
+
+
+def _limits(state: TwinState) -> dict[str, Any]:
+    return {
+        quantity: {"rows": rows, "chart": figures.limit_bars(rows)}
+        for quantity, rows in sections.limit_rows(state).items()
+        if rows
+    }
+
+
+def _ordered(rows: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    order = sections.in_order([r["region"] for r in rows])
+    return sorted(rows, key=lambda r: order.index(r["region"]))
+
+
+def _curves(state: TwinState, *, log_y: bool) -> list[Markup]:
+    shown = []
+    for curve in _ordered(list(state.summary.get("curves") or [])):
+        half_life = sections.late_half_life_h(curve)
+        note = f"late T½ {style.number(half_life, 2)} h" if half_life else ""
+        shown.append(figures.time_activity(curve, log_y=log_y, note=note))
+    return shown
+
+
+def _dvh(state: TwinState) -> list[Mapping[str, Any]]:
+    rows = []
+    for curve in _ordered(list(state.summary.get("dvh") or [])):
+        rows.append({"curve": curve, "chart": figures.dose_volume(curve)})
+    return rows
+
+
+def _labs(state: TwinState) -> list[Markup]:
+    times = list(state.ledger.administrations)
+    order = list(figures.ORGAN_OF_LAB)
+    rows = sorted(
+        (r for r in state.summary.get("labs") or [] if len(r["points"]) > 1),
+        key=lambda r: (order.index(r["analyte"]) if r["analyte"] in order else len(order), r["analyte"]),
+    )
+    return [figures.laboratory(r, times, sections.grade_lines(r["analyte"], r["unit"])) for r in rows]
+
+
+def _risk(state: TwinState) -> Markup | None:
+    proposal = state.proposal
+    if proposal is None or not proposal.curve.get("any"):
+        return None
+    accepted = min((r["risk"] for r in proposal.limits), default=0.05)
+    allowed = proposal.curve.get("range_mbq")
+    return figures.risk_curve(proposal.curve, accepted, proposal.activity_mbq, tuple(allowed) if allowed else None)
+
+
+def _forecast(state: TwinState, previous: TwinState | None) -> list[Markup]:
+    pairs = sections.forecast_pairs(state, previous)
+    groups = ([p for p in pairs if (style.organ_of(p["region"]) == "lesions") == lesion] for lesion in (False, True))
+    return [figures.forecast_check(group) for group in groups if group]
+
+
+def _pictures(state: TwinState, dose: xr.Dataset) -> dict[str, Any]:
+    """Projections, planes through the most loaded organ at risk and the hottest lesion, uncertainty."""
+    view = pictures.view_of(dose)
+    rows = state.summary.get("doses") or []
+    levels = pictures.isodose_levels(float(view.dose.max()) * 0.95, 6)
+    if not levels:
+        return {}
+    limited = [r["organ"] for r in state.summary.get("cumulative") or []]
+    at_risk = [r for r in rows if r["organ"] in limited]
+    organ = pictures.hottest(at_risk or rows, view.regions, lesions=False) or pictures.hottest(
+        rows, view.regions, lesions=False
+    )
+    lesion = pictures.hottest(rows, view.regions, lesions=True)
+    floor = levels[min(1, len(levels) - 1)]
+    shown: dict[str, Any] = {
+        "mip": pictures.projections(view, levels),
+        "legend": pictures.legend(levels, "Isodose lines, absorbed dose of this cycle"),
+        "oblique_deg": view.oblique_deg,
+        "planes": [],
+        "floor": floor,
+    }
+    for region in (organ, lesion):
+        focus = pictures.focus_of(view, [region]) if region else None
+        if region and focus:
+            shown["planes"].append({"region": style.name_of(region), "panels": pictures.planes(view, focus, levels)})
+    focus = pictures.focus_of(view, [organ or lesion or ""])
+    if focus:
+        top = pictures.uncertainty_top(view, floor)
+        shown["sd"] = pictures.uncertainty(view, focus, floor, top)
+        shown["bar"] = pictures.colour_bar(top, "Relative standard deviation of voxel dose")
+    return shown

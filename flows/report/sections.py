@@ -1,0 +1,347 @@
+"""What a report says, as plain rows: everything that is looked up, compared or put into words before a template shows it."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import numpy as np
+
+from flows.report.style import (
+    ORGAN_COLOURS,
+    activity,
+    colour_of,
+    hours,
+    name_of,
+    number,
+    organ_of,
+    percent,
+    plain,
+)
+from tdt_core.twin import Decision, Posterior, Proposal, TwinState
+
+Row = dict[str, Any]
+DIAGNOSTIC_NAMES = {
+    "n_obs": "Data used",
+    "n_left_out": "Data left out",
+    "n_outliers": "Outliers, down-weighted",
+    "two_j": "2J at the optimum",
+    "two_j_per_n": "2J per datum (about 1 when the model fits)",
+    "chi2_per_n": "Chi-square per datum",
+    "innovation_chi2_per_n": "Innovation chi-square per datum (surprise against the prior)",
+    "effective_parameters": "Parameters that the data inform",
+    "distinct_optima": "Distinct optima found",
+    "linearity_shift_sd": "Largest shift of draws against the optimum, sd",
+}
+
+
+CONSERVATION_NAMES = {
+    "emitted_j": ("Energy emitted", "J"),
+    "deposited_j": ("Energy deposited on the grid", "J"),
+    "escaped_fraction": ("Energy that left the grid", "%"),
+    "activity_relative_difference": ("Activity, voxels against regions", "%"),
+}
+
+
+def in_order(regions: Sequence[str]) -> list[str]:
+    """Region names in the order in which pages list them: organs as in the palette, then lesions, then the rest."""
+    ranks = {name: n for n, name in enumerate(ORGAN_COLOURS)}
+    return sorted(regions, key=lambda r: (ranks.get(organ_of(r), ranks["lesions"] - 1), is_side(r), regions.index(r)))
+
+
+def is_side(region: str) -> bool:
+    """Whether a region is the left or right one of a pair."""
+    return region.endswith(("_left", "_right"))
+
+
+def verdict(state: TwinState, decision: Decision | None) -> Row:
+    """The one sentence on top: what is proposed or why nothing is, and where the signature stands."""
+    proposal = state.proposal
+    if decision is not None and decision.kind == "retrospective":
+        lines = ["Cycles of the past are taken in together; nobody was asked to sign."]
+        if proposal is not None and proposal.activity_mbq is not None:
+            words = f"For cycle {proposal.cycle} the twin would have proposed {activity(proposal.activity_mbq)} MBq"
+            lines.append(f"{words} (risk {percent(proposal.risk)}).")
+        return {
+            "tone": "quiet",
+            "chip": "Retrospective",
+            "headline": f"Cycle {state.cycle} taken in as history.",
+            "lines": lines,
+        }
+    if proposal is None and decision is None:
+        headline = f"Cycle {state.cycle} taken in; nothing is proposed."
+        return {"tone": "quiet", "chip": "No proposal", "headline": headline, "lines": []}
+    target = f"cycle {proposal.cycle if proposal else state.cycle + 1}"
+    if proposal is None or proposal.abstains:
+        headline, tone = f"No recommendation for {target}.", "alert"
+        lines = [_sentence(f"the twin abstains: {reason}") for reason in _reasons(proposal)]
+    else:
+        headline, tone = f"Proposed for {target}: {activity(proposal.activity_mbq or 0)} MBq of {proposal.product}.", "calm"
+        lines = [_sentence(r) for r in proposal.reasons]
+    chip, signed = _signature(decision)
+    return {"tone": tone, "chip": chip, "headline": headline, "lines": ([signed] if signed else []) + lines}
+
+
+def _reasons(proposal: Proposal | None) -> tuple[str, ...]:
+    return proposal.reasons if proposal and proposal.reasons else ("no reason was recorded",)
+
+
+def _sentence(words: str) -> str:
+    for organ in ORGAN_COLOURS:
+        words = words.replace(organ, organ.replace("_", " "))
+    words = words[:1].upper() + words[1:]
+    return words if words.endswith(".") else words + "."
+
+
+def _signature(decision: Decision | None) -> tuple[str, str]:
+    if decision is None:
+        return "Waiting for a signature", ""
+    who = f"{decision.signed_by} ({decision.role})"
+    if decision.scripted:
+        who = f"a scripted clinician, “{decision.signed_by}”: a program made this decision for the demonstration, no person did"
+    words = {
+        "signed": ("Signed", f"Signed as proposed, {activity(decision.activity_mbq or 0)} MBq, by {who}."),
+        "changed": ("Signed, changed", f"Changed to {activity(decision.activity_mbq or 0)} MBq by {who}: {decision.reason}."),
+        "refused": ("Refused", f"Refused by {who}: {decision.reason}."),
+        "retrospective": ("Retrospective", "Taken in as history; nobody was asked to sign."),
+    }[decision.kind]
+    chip = words[0] + (", scripted" if decision.scripted else "")
+    return chip, words[1].replace("..", ".")
+
+
+def tiles(state: TwinState) -> list[Row]:
+    """Four numbers that a reader looks for first."""
+    proposal, rows = state.proposal, state.summary.get("cumulative") or []
+    found: list[Row] = []
+    if proposal and not proposal.abstains:
+        binding = proposal.binding or "allowed range"
+        found.append({"value": percent(proposal.risk), "label": "risk that a limit's allowance is exceeded"})
+        found.append({"value": name_of(binding), "label": "decides the activity"})
+    if rows:
+        worst = max(rows, key=lambda r: r["cumulative_gy"]["q95"] / r["limit_gy"])
+        used = worst["cumulative_gy"]["q50"] / worst["limit_gy"]
+        words = f"of the {name_of(worst['organ']).lower()} limit used ({plain(worst['limit_gy'])} Gy {worst['quantity']})"
+        found.append({"value": percent(used), "label": words})
+    d = state.posterior.diagnostics
+    fit = d.get("two_j_per_n", d.get("chi2_per_n"))
+    if fit is not None:
+        outliers = int(d.get("n_outliers", 0))
+        extra = f", {outliers} outlier{'s' if outliers != 1 else ''}" if outliers else ""
+        found.append({"value": number(fit), "label": f"misfit per datum (about 1 is right), {d.get('n_obs', '?')} data{extra}"})
+    return found
+
+
+def administration(state: TwinState) -> list[tuple[str, str]]:
+    """Patient covariates and what was given, as label and text."""
+    p = state.patient
+    rows = [
+        ("Patient", p.pid),
+        ("Covariates", f"{p.sex}, {plain(p.age_y)} years, {plain(p.height_cm)} cm, {plain(p.weight_kg)} kg"),
+    ]
+    if p.haematocrit is not None:
+        rows.append(("Haematocrit", number(p.haematocrit, 2)))
+    for a in state.evidence.administrations:
+        words = "Therapy" if a.intent == "therapy" else "Imaging agent"
+        amount = "ligand amount not recorded" if a.amount_nmol is None else f"{plain(a.amount_nmol)} nmol ligand"
+        rows.append((words, f"{a.product} ({a.nuclide}), {a.route}, {hours(a.time_h)} from the origin"))
+        net = f"{activity(a.activity_mbq)} − {plain(a.residual_mbq)} residual = {activity(a.net_activity_mbq)} MBq"
+        rows.append(("Activity", f"{net}; {amount}"))
+    return rows
+
+
+def dose_rows(state: TwinState) -> tuple[list[Row], list[Row]]:
+    """Per-region doses of this cycle, (organs, lesions), with display strings and each table's scale."""
+    rows = state.summary.get("doses") or []
+    order = in_order([r["region"] for r in rows])
+    rows = sorted(rows, key=lambda r: order.index(r["region"]))
+    groups: tuple[list[Row], list[Row]] = ([], [])
+    for row in rows:
+        lesion = organ_of(row["region"]) == "lesions"
+        groups[lesion].append(
+            {
+                **row,
+                "name": name_of(row["region"]),
+                "colour": colour_of(row["region"], row["organ"]),
+                "nested": is_side(row["region"]) and row["organ"] in order,
+            }
+        )
+    return groups
+
+
+def limit_rows(state: TwinState) -> dict[str, list[Row]]:
+    """Cumulative dose against limits by quantity (`AD`, `BED`), with what the proposed cycle would add in absorbed dose.
+
+    The interval with the proposed cycle adds the ends of both intervals, as for fully correlated errors: the widest reading.
+    """
+    proposal = state.proposal
+    forecast = {r["region"]: r["gy_per_gbq"] for r in state.summary.get("forecast") or []}
+    groups: dict[str, list[Row]] = {"AD": [], "BED": []}
+    for row in state.summary.get("cumulative") or []:
+        shown = {**row, "label": name_of(row["organ"])}
+        if proposal is not None and proposal.remaining_cycles + state.cycle > 0:
+            shown["even_share"] = state.cycle / (state.cycle + proposal.remaining_cycles)
+            per_gbq = forecast.get(row["organ"])
+            if per_gbq and proposal.activity_mbq and row["quantity"] == "AD":
+                add = proposal.activity_mbq / 1000
+                shown["after_gy"] = {k: row["cumulative_gy"][k] + per_gbq[k] * add for k in ("mean", "q05", "q50", "q95")}
+        groups[row["quantity"]].append(shown)
+    return groups
+
+
+def cycle_table(state: TwinState) -> Row:
+    """Absorbed dose by cycle and region from the ledger, mean and 90 % interval, with the sum."""
+    ledger = state.ledger
+    rows = []
+    for region in in_order(list(ledger.regions)):
+        i = ledger.regions.index(region)
+        per_cycle = [_q(ledger.dose_gy[k, i]) for k in range(len(ledger.cycles))]
+        if not any(q["mean"] > 0 for q in per_cycle):
+            continue
+        total = _q(ledger.cumulative(region))
+        opening = ledger.opening_gy.get(region, 0.0)
+        nested = is_side(region) and organ_of(region) in ledger.regions
+        row = {"name": name_of(region), "colour": colour_of(region), "nested": nested, "cycles": per_cycle, "total": total}
+        rows.append({**row, "opening": opening})
+    heads = [
+        {"cycle": c, "kind": k, "activity": a}
+        for c, k, a in zip(ledger.cycles, ledger.kinds, ledger.activities_mbq, strict=True)
+    ]
+    return {"heads": heads, "rows": rows, "opening": any(r["opening"] for r in rows)}
+
+
+def _q(draws: Any) -> Row:
+    low, mid, high = np.quantile(draws, (0.05, 0.5, 0.95))
+    return {"mean": float(np.mean(draws)), "q05": float(low), "q50": float(mid), "q95": float(high)}
+
+
+def late_half_life_h(curve: Mapping[str, Any]) -> float | None:
+    """Effective half-life of the median curve over its last third; None where it does not fall."""
+    times, values = np.asarray(curve["times_h"]), np.asarray(curve["q50"])
+    late = (times >= times[0] + 2 / 3 * (times[-1] - times[0])) & (values > 0)
+    if late.sum() < 3:
+        return None
+    slope = float(np.polyfit(times[late], np.log(values[late]), 1)[0])
+    return math.log(2) / -slope if slope < -1e-6 else None
+
+
+def fit_rows(posterior: Posterior, start_h: float) -> list[Row]:
+    """Per datum: observed, predicted before and after, z, status; times since the administration."""
+    return [
+        {
+            **row,
+            "name": name_of(row["region"]),
+            "colour": colour_of(row["region"]),
+            "since_h": row["time_h"] - start_h,
+            "suspicious": row["status"] != "active",
+        }
+        for row in posterior.fit_report
+    ]
+
+
+def diagnostics(state: TwinState) -> list[tuple[str, str]]:
+    """Plain numbers of the fit in words; nested values are left to the state file."""
+    rows = []
+    for key, value in {**state.summary.get("diagnostics", {}), **state.posterior.diagnostics}.items():
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            words = plain(value) if float(value).is_integer() else number(value)
+            rows.append((DIAGNOSTIC_NAMES.get(key, key.replace("_", " ")), words))
+    return rows
+
+
+def conservation(state: TwinState) -> list[tuple[str, str]]:
+    """The run-time conservation checks of the dose engine in words."""
+    rows = []
+    for key, value in (state.summary.get("conservation") or {}).items():
+        words, unit = CONSERVATION_NAMES.get(key, (key.replace("_", " "), ""))
+        rows.append((words, percent(value, 3) if unit == "%" else f"{number(value)} {unit}".strip()))
+    return rows
+
+
+def forecast_pairs(state: TwinState, previous: TwinState | None) -> list[Row]:
+    """What the previous state forecast for this cycle beside what this cycle showed, Gy/GBq, learned regions only."""
+    if previous is None:
+        return []
+    before = {r["region"]: r["gy_per_gbq"] for r in previous.summary.get("forecast") or []}
+    found = {r["region"]: r for r in state.summary.get("doses") or [] if r["learned"] == "learned"}
+    shown = [r for r in in_order([*found]) if r in before and not (is_side(r) and organ_of(r) in found)]
+    return [{"region": r, "forecast": before[r], "found": found[r]["gy_per_gbq"]} for r in shown]
+
+
+def truth_rows(state: TwinState, truth: Mapping[str, Any] | None) -> list[Row]:
+    """Estimate against the phantom's truth: dose, interval, error, whether the interval holds the truth."""
+    if not truth:
+        return []
+    known = truth.get("regions", truth)
+    rows = []
+    for row in [r for group in dose_rows(state) for r in group]:
+        entry = known.get(row["region"])
+        value = entry.get("dose_gy") if isinstance(entry, Mapping) else entry
+        if not isinstance(value, (int, float)) or value <= 0:
+            continue
+        q = row["dose_gy"]
+        rows.append(
+            {
+                "name": row["name"],
+                "colour": row["colour"],
+                "nested": row["nested"],
+                "truth": float(value),
+                "dose_gy": q,
+                "error": q["q50"] / value - 1,
+                "inside": q["q05"] <= value <= q["q95"],
+            }
+        )
+    return rows
+
+
+def lesion_rows(state: TwinState) -> list[Row]:
+    """Lesions with their history and the dose of each cycle."""
+    ledger = state.ledger
+    rows = []
+    for lesion in state.lesions:
+        region = f"lesion/{lesion.tracking_id}"
+        doses = []
+        if region in ledger.regions:
+            i = ledger.regions.index(region)
+            doses = [float(np.mean(ledger.dose_gy[k, i])) for k in range(len(ledger.cycles))]
+        related = ", ".join(lesion.related_to)
+        rows.append({"lesion": lesion, "colour": colour_of(region), "doses": doses, "total": sum(doses), "related": related})
+    return rows
+
+
+@cache
+def _grades() -> tuple[dict[str, str], ...]:
+    text = resources.files("flows.report").joinpath("data", "toxicity_grades.csv").read_text(encoding="utf-8")
+    return tuple(csv.DictReader(line for line in text.splitlines() if not line.startswith("#")))
+
+
+def grade_lines(analyte: str, unit: str) -> list[tuple[float, str]]:
+    """Reference lines of an analyte, only in the unit that they were stated in."""
+    return [(float(g["value"]), f"grade {g['grade']}") for g in _grades() if (g["analyte"], g["unit"]) == (analyte, unit)]
+
+
+def flattened(data: Mapping[str, Any] | None, prefix: str = "") -> list[tuple[str, str]]:
+    """Nested plain data as label and text, for the provenance table."""
+    rows: list[tuple[str, str]] = []
+    for key, value in (data or {}).items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            rows += flattened(value, f"{name} · ")
+        elif isinstance(value, (list, tuple)):
+            rows.append((name, ", ".join(str(v) for v in value) or "–"))
+        else:
+            rows.append((name, "–" if value is None else str(value)))
+    return rows
+
+
+def risk_words(state: TwinState) -> str:
+    """The forecast in one sentence for the caption of the risk curve."""
+    proposal = state.proposal
+    if proposal is None or proposal.activity_mbq is None:
+        return "No activity is proposed; the curve shows what the limits would allow if the fit could be trusted."
+    words = [f"{name_of(r['organ'])} {number(r['allowance_q50_gy'])} Gy {r['quantity']}" for r in proposal.limits]
+    spread = "; ".join(words)
+    return f"Allowance of the next cycle (remaining limit spread over {proposal.remaining_cycles} cycles, median): {spread}."
