@@ -7,6 +7,7 @@ therapy has none, so the reference is a stub UID derived from the dose's own UID
 
 from __future__ import annotations
 
+import copy
 from typing import Any, Literal
 
 import numpy as np
@@ -89,8 +90,10 @@ def rtdose(
 
 def header_shadow(d: Dataset) -> Dataset:
     """The same header with 16-bit zero pixels, for checkers that cannot take 32 bits (Debian's dciodvfy aborts on them)."""
-    shadow = Dataset(d)
-    del shadow.PixelData
+    shadow = Dataset()
+    for element in d:  # copied one by one: a copied data set shares its elements with the original
+        if element.keyword != "PixelData":
+            shadow.add(copy.deepcopy(element))
     set_pixels(shadow, np.zeros((int(d.NumberOfFrames), d.Rows, d.Columns), np.uint16))
     return shadow
 
