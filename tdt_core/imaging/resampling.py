@@ -1,0 +1,251 @@
+"""Moving volumes and labels between grids: affine to affine through a rigid transform, never index to index.
+
+A transform maps points of its fixed frame to points of its moving frame (LPS mm). A concentration (MBq/mL), HU or density is
+carried as it is; a rigid motion changes no volume, so activity is conserved up to interpolation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from tdt_core.errors import GeometryError
+from tdt_core.imaging.volume import LabelVolume, Volume
+
+FloatArray = npt.NDArray[np.float64]
+Float32 = npt.NDArray[np.float32]
+Box = tuple[slice, slice, slice]
+
+
+@dataclass(frozen=True, eq=False)
+class RigidTransform:
+    """A rigid motion, as data.
+
+    Attributes
+    ----------
+    matrix : (4, 4), point in `fixed_frame` -> point in `moving_frame`, LPS mm; orthonormal, determinant +1.
+    fixed_frame, moving_frame : frames of reference.
+    metric : value of the similarity at the optimum (0 for a transform that was not estimated).
+    shift_mm : displacement of the centre of rotation. rotation_deg : total angle.
+    residual_mm : estimated residual error inside the body, 1 sigma along one axis.
+    """
+
+    matrix: FloatArray
+    fixed_frame: str
+    moving_frame: str
+    metric: float = 0.0
+    shift_mm: float = 0.0
+    rotation_deg: float = 0.0
+    residual_mm: float = 0.0
+
+    def __post_init__(self) -> None:
+        m = self.matrix
+        if m.shape != (4, 4) or not np.isfinite(m).all():
+            raise GeometryError("a transform that is not a finite 4 x 4 matrix")
+        r = m[:3, :3]
+        if not np.allclose(r @ r.T, np.eye(3), atol=1e-6) or np.linalg.det(r) < 0 or not np.allclose(m[3], (0, 0, 0, 1)):
+            raise GeometryError("a transform that is not rigid", expected="a rotation and a shift", kind="geometry.rigid")
+
+    @property
+    def inverse(self) -> RigidTransform:
+        """The way back."""
+        r, t = self.matrix[:3, :3].T, self.matrix[:3, 3]
+        m = np.eye(4)
+        m[:3, :3], m[:3, 3] = r, -r @ t
+        return RigidTransform(
+            m, self.moving_frame, self.fixed_frame, self.metric, self.shift_mm, self.rotation_deg, self.residual_mm
+        )
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether nothing moves."""
+        return bool(np.array_equal(self.matrix, np.eye(4)))
+
+
+def identity_transform(fixed_frame: str, moving_frame: str) -> RigidTransform:
+    """No motion between two frames."""
+    return RigidTransform(np.eye(4), fixed_frame, moving_frame)
+
+
+def index_map(source: FloatArray, onto: FloatArray, transform: RigidTransform | None = None) -> FloatArray:
+    """(4, 4) voxel index of the grid `onto` -> voxel index of the grid `source`; both arguments are affines."""
+    matrix = np.eye(4) if transform is None else transform.matrix
+    out = np.asarray(np.linalg.solve(source, matrix @ onto), np.float64)
+    nearest = np.round(out)
+    close = np.abs(out - nearest) < 1e-9
+    out[close] = nearest[close]
+    return out
+
+
+def _sample(array: npt.NDArray[Any], mapping: FloatArray, shape: tuple[int, ...], order: int, fill: float) -> npt.NDArray[Any]:
+    """Interpolate `array` at mapped indices. A grid that only shifts and scales takes the separable path."""
+    if np.array_equal(mapping, np.eye(4)) and array.shape == shape:
+        return array.copy()
+    linear = mapping[:3, :3]
+    diagonal = np.diag(linear)
+    scaled = np.array_equal(linear, np.diag(diagonal)) and (diagonal != 0).all()
+    return ndimage.affine_transform(
+        array,
+        diagonal if scaled else linear,
+        offset=mapping[:3, 3],
+        output_shape=shape,
+        order=order,
+        mode="constant" if order == 0 else "grid-constant",
+        cval=fill,
+        output=array.dtype,
+        prefilter=False,
+    )
+
+
+def resample(
+    volume: Volume,
+    onto: Volume | LabelVolume,
+    transform: RigidTransform | None = None,
+    interpolation: Literal["linear", "nearest"] = "linear",
+    fill: float = 0.0,
+) -> Volume:
+    """A volume on another grid.
+
+    Parameters
+    ----------
+    volume : what to move, in the transform's moving frame.
+    onto : its grid and frame of reference are taken.
+    transform : points of `onto`'s frame -> points of `volume`'s frame; None where both share one frame.
+    interpolation : linear for values, nearest for codes. Never a spline: it makes negative activity.
+    fill : value outside the volume (0 for activity, -1000 for HU).
+
+    Returns
+    -------
+    Volume, float32 for linear. Where the target grid is coarser, each value is the mean over the target voxel, so that
+    activity is kept; the same grid without motion is returned unchanged.
+
+    Raises
+    ------
+    GeometryError when the frames do not fit the transform.
+    """
+    if transform is None and volume.frame_of_reference != onto.frame_of_reference:
+        raise GeometryError(
+            "two volumes of different frames of reference without a transform",
+            remedy="register them first",
+            kind="geometry.frame",
+        )
+    if transform is not None and (transform.fixed_frame, transform.moving_frame) != (
+        onto.frame_of_reference,
+        volume.frame_of_reference,
+    ):
+        raise GeometryError("the transform joins other frames of reference than these volumes", kind="geometry.frame")
+    shape = onto.labels.shape if isinstance(onto, LabelVolume) else onto.array.shape
+    mapping = index_map(volume.affine, onto.affine, transform)
+    if interpolation == "nearest":
+        array = _sample(volume.array, mapping, shape, 0, fill)
+    else:
+        array = _averaged(np.asarray(volume.array, np.float32), mapping, shape, fill)
+    return Volume(array, onto.affine, volume.unit, onto.frame_of_reference)
+
+
+def _averaged(array: Float32, mapping: FloatArray, shape: tuple[int, ...], fill: float) -> Float32:
+    """Linear interpolation; the mean over sub-voxels where the target voxel spans more than 1.5 source voxels."""
+    parts = np.clip(np.ceil(np.abs(mapping[:3, :3]).max(axis=0) - 0.5), 1, 6).astype(int)
+    if parts.max() == 1:
+        return np.asarray(_sample(array, mapping, shape, 1, fill), np.float32)
+    total = np.zeros(shape, np.float32)
+    for offset in sub_voxels(parts):
+        shifted = mapping.copy()
+        shifted[:3, 3] += mapping[:3, :3] @ offset
+        total += _sample(array, shifted, shape, 1, fill)
+    return total / np.float32(parts.prod())
+
+
+def sub_voxels(parts: npt.NDArray[np.int_]) -> FloatArray:
+    """(n, 3) centres of the sub-voxels of a unit voxel about its centre; `parts` per axis."""
+    axes = [(np.arange(n) + 0.5) / n - 0.5 for n in parts]
+    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+
+
+def labels_onto(labels: LabelVolume, onto: Volume, transform: RigidTransform | None = None) -> LabelVolume:
+    """Labels on another grid by nearest neighbour; arguments as for `resample`."""
+    moved = resample(
+        Volume(labels.labels, labels.affine, "1", labels.frame_of_reference), onto, transform, interpolation="nearest"
+    )
+    return LabelVolume(moved.array.astype(np.int16), onto.affine, onto.frame_of_reference, labels.regions)
+
+
+@dataclass(frozen=True, eq=False)
+class FractionMask:
+    """The share of each voxel that one region fills, cropped to a box of the full grid."""
+
+    box: Box
+    values: Float32
+
+    @property
+    def voxels(self) -> float:
+        """Volume in voxels."""
+        return float(self.values.sum(dtype=np.float64))
+
+    def full(self, shape: tuple[int, ...]) -> Float32:
+        """On the whole grid."""
+        out = np.zeros(shape, np.float32)
+        out[self.box] = self.values
+        return out
+
+
+def fractions_on(
+    labels: LabelVolume, onto: Volume, transform: RigidTransform | None = None, finest: int = 4
+) -> dict[str, FractionMask]:
+    """Region -> the share of each voxel of `onto` that it fills, by nearest labels at sub-voxel points.
+
+    The share is what a voxel value averages over, so no interpolation blur is added to the region. `transform` maps points of
+    `onto`'s frame to the labels' frame. Labels already on that grid give shares of 0 and 1. Regions without a voxel are left
+    out.
+    """
+    mapping = index_map(labels.affine, onto.affine, transform)
+    shape = onto.array.shape
+    if np.array_equal(mapping, np.eye(4)) and labels.labels.shape == shape:
+        boxes = ndimage.find_objects(labels.labels, max_label=len(labels.regions))
+        return {
+            region.name: FractionMask(box, (labels.labels[box] == n).astype(np.float32))
+            for n, (region, box) in enumerate(zip(labels.regions, boxes, strict=True), start=1)
+            if box is not None
+        }
+    parts = np.clip(np.ceil(2 * np.linalg.norm(mapping[:3, :3], axis=0) - 0.01), 1, finest).astype(int)
+    out: dict[str, FractionMask] = {}
+    back = np.asarray(np.linalg.inv(mapping), np.float64)
+    boxes = ndimage.find_objects(labels.labels, max_label=len(labels.regions))
+    for n, (region, found) in enumerate(zip(labels.regions, boxes, strict=True), start=1):
+        box = None if found is None else _mapped_box(found, back, shape)
+        if box is not None:
+            out[region.name] = FractionMask(box, _fractions(labels.labels, n, mapping, box, parts))
+    return {name: mask for name, mask in out.items() if mask.voxels > 0}
+
+
+def _fractions(labels: npt.NDArray[np.int16], n: int, mapping: FloatArray, box: Box, parts: npt.NDArray[np.int_]) -> Float32:
+    """Share of each voxel of `box` whose sub-voxel points carry the label n."""
+    start = np.array([s.start for s in box], float)
+    shape = tuple(s.stop - s.start for s in box)
+    corners = np.array(np.meshgrid(*[(s.start - 1, s.stop) for s in box], indexing="ij")).reshape(3, -1)
+    mapped = mapping[:3, :3] @ corners + mapping[:3, 3:]
+    low = np.maximum(np.floor(mapped.min(axis=1)).astype(int) - 1, 0)
+    high = np.minimum(np.ceil(mapped.max(axis=1)).astype(int) + 2, labels.shape)
+    source = (labels[low[0] : high[0], low[1] : high[1], low[2] : high[2]] == n).astype(np.uint8)
+    out = np.zeros(shape, np.float32)
+    for offset in sub_voxels(parts):
+        local = mapping.copy()
+        local[:3, 3] = mapping[:3, :3] @ (start + offset) + mapping[:3, 3] - low
+        out += _sample(source, local, shape, 0, 0)
+    out /= np.float32(parts.prod())
+    return out
+
+
+def _mapped_box(box: Box, to_target: FloatArray, shape: tuple[int, ...]) -> Box | None:
+    """Box of the target grid that holds a source box; None where they do not meet."""
+    corners = np.array(np.meshgrid(*[(s.start - 0.5, s.stop - 0.5) for s in box], indexing="ij")).reshape(3, -1)
+    mapped = to_target[:3, :3] @ corners + to_target[:3, 3:]
+    low = np.maximum(np.floor(mapped.min(axis=1)).astype(int) - 1, 0)
+    high = np.minimum(np.ceil(mapped.max(axis=1)).astype(int) + 2, shape)
+    if (high <= low).any():
+        return None
+    return (slice(low[0], high[0]), slice(low[1], high[1]), slice(low[2], high[2]))
