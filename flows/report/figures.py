@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from flows.report.style import activity, colour_of, hours, interval, name_of, number, percent, unit_text
+from flows.report.style import activity, colour_of, hours, interval, name_of, number, unit_text
 from flows.report.svg import GRID, INK, MUTED, PAPER, Frame, box, document, nice_ticks, rule, text, tick_label
 
 Row = Mapping[str, Any]
@@ -49,9 +49,8 @@ def time_activity(curve: Row, *, log_y: bool = False, note: str = "") -> Markup:
         status = p.get("status", "active")
         if p.get("activity_mbq") is None:
             x, y = frame.x(p["time_h"]), frame.y_edges[1]
-            parts.append(
-                f"<g><title>{hours(p['time_h'])}: missing</title>{text(x, y - 20, '?', anchor='middle', weight='700', size=13, fill=INK, halo=PAPER)}</g>"
-            )
+            mark = text(x, y - 20, "?", anchor="middle", weight="700", size=13, fill=INK, halo=PAPER)
+            parts.append(f"<g><title>{hours(p['time_h'])}: missing</title>{mark}</g>")
             continue
         tip = f"{hours(p['time_h'])}: {number(p['activity_mbq'])} ± {number(p['sd_mbq'], 2)} MBq, {status}"
         mark = DANGER if SHAPES.get(status) == "cross" else colour
@@ -175,8 +174,8 @@ def risk_curve(curve: Row, accepted: float, proposed_mbq: float | None, allowed_
         x = frame.x(proposed_mbq)
         right = x < 0.6 * frame.x_edges[1]
         parts.append(rule(x, frame.top, x, frame.y_edges[1], INK, 1.4))
-        chance = _interpolate(proposed_mbq, xs, overall)
-        parts.append(f'<circle cx="{x:.1f}" cy="{frame.y(100 * chance):.1f}" r="5" fill="{INK}"/>')
+        at_proposal = _interpolate(proposed_mbq, xs, overall)
+        parts.append(f'<circle cx="{x:.1f}" cy="{frame.y(100 * at_proposal):.1f}" r="5" fill="{INK}"/>')
         words = f"proposed {activity(proposed_mbq)} MBq"
         parts.append(text(x + (7 if right else -7), frame.top + 28, words, size=12, fill=INK,
                           anchor="start" if right else "end", weight="600", halo=ALLOWED))  # fmt: skip
@@ -219,7 +218,7 @@ def limit_bars(rows: Sequence[Row]) -> Markup:
     `even_share` (fraction of the limit that an even spread over the planned cycles has used by now).
     """
     height_of, left, right, width = 46, 164, 16, 720
-    top_share = max([1.12, *(r["cumulative_gy"]["q95"] / r["limit_gy"] * 1.06 for r in rows)])
+    top_share = max([1.12, *(float(r["cumulative_gy"]["q95"] / r["limit_gy"]) * 1.06 for r in rows)])
     height = 22 + height_of * len(rows) + 20
 
     def px(share: float) -> float:
@@ -278,7 +277,7 @@ def forecast_check(rows: Sequence[Row], width: float = 480) -> Markup:
     Rows hold `region`, `forecast` (Q) and `found` (Q).
     """
     left, step = 150, 30
-    top = max(max(r["forecast"]["q95"], r["found"]["q95"]) for r in rows) * 1.04
+    top = float(max(max(r["forecast"]["q95"], r["found"]["q95"]) for r in rows)) * 1.04
     height = step * len(rows) + 34
 
     def px(value: float) -> float:

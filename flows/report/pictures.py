@@ -1,7 +1,7 @@
 """Dose pictures: CT in grey, dose as a colour wash, isodose lines and outlines as vector lines, orientation letters, scale bar.
 
 Arrays are first turned to a common view (axes rise to the head, posterior and left) by permuting and flipping axes, never by
-resampling, so that voxel values stay what they are; an oblique grid is named as such. Colours are inferno for dose and cividis
+resampling, so that voxel values stay what they are; an oblique grid is named as such. Colours are inferno for dose and viridis
 for uncertainty: both rise in lightness and survive colour blindness and grey printing.
 """
 
@@ -118,7 +118,11 @@ def level_colours(count: int) -> list[str]:
     """Hex colours of the isodose lines, dark to light."""
     table = _palette("inferno", 0.38, 0.97)
     picks = [table[round(i)] for i in np.linspace(0, 255, max(count, 1))]
-    return ["#" + "".join(f"{round(255 * c):02x}" for c in rgb) for rgb in picks]
+    return [_hex(rgb) for rgb in picks]
+
+
+def _hex(rgb: Array) -> str:
+    return "#" + "".join(f"{round(255 * float(c)):02x}" for c in rgb)
 
 
 def png_uri(rgb: Array) -> str:
@@ -137,13 +141,13 @@ def png_uri(rgb: Array) -> str:
 def _plane(volume: Array, view: str, index: int) -> Array:
     """A plane as it is looked at: head up (or anterior up), patient's right on the left."""
     plane = np.take(volume, index, axis=AXES[view])
-    return plane if view == "axial" else plane[::-1]
+    return np.asarray(plane if view == "axial" else plane[::-1])
 
 
 def _project(volume: Array, view: str, how: str) -> Array:
     axis = AXES[view]
     plane = volume.max(axis=axis) if how == "max" else volume.mean(axis=axis)
-    return plane if view == "axial" else plane[::-1]
+    return np.asarray(plane if view == "axial" else plane[::-1])
 
 
 def _plane_spacing(view: DoseView, name: str) -> tuple[float, float]:
@@ -155,17 +159,16 @@ def _finer(image: Array, spacing: tuple[float, float], order: int = 1) -> Array:
     """The image on square pixels, `SUB_PIXELS` per voxel of the finer side."""
     pixel = min(spacing) / SUB_PIXELS
     factors = tuple(s / pixel for s in spacing)
-    return ndimage.zoom(image, factors, order=order, mode="nearest", grid_mode=True)
+    return np.asarray(ndimage.zoom(image, factors, order=order, mode="nearest", grid_mode=True))
 
 
 def _grey(image: Array, low: float, high: float, top: float = 0.86) -> Array:
-    return np.clip((image - low) / (high - low), 0, 1)[..., None] * top * np.ones(3)
+    return np.asarray(np.clip((image - low) / (high - low), 0, 1)[..., None] * top * np.ones(3))
 
 
 def _radiograph(ct: Array) -> Array:
     """A CT's mean density along the line of sight, as a faint radiograph behind a projection."""
-    density = np.clip(ct + 1000, 0, None)
-    return density
+    return np.asarray(np.clip(ct + 1000, 0, None))
 
 
 def _wash(grey: Array, dose: Array, levels: Sequence[float], strength: float) -> Array:
@@ -176,7 +179,7 @@ def _wash(grey: Array, dose: Array, levels: Sequence[float], strength: float) ->
     scaled = np.clip((position - 1) / max(len(levels) - 1, 1), 0, 1)
     colour = table[(255 * scaled).astype(int)]
     alpha = (strength * np.clip(position - 0.35, 0, 1) ** 1.5)[..., None]
-    return grey * (1 - alpha) + colour * alpha
+    return np.asarray(grey * (1 - alpha) + colour * alpha)
 
 
 def _lines(image: Array, level: float, spacing: tuple[float, float], scale: float) -> str:
@@ -223,7 +226,8 @@ def _panel(
         letter(width - 11, height / 2 + 4, right),
         letter(width / 2, 15, top),
         letter(width / 2, height - 6, bottom),
-        f'<path d="M10 {height - 10:.1f}h{bar:.1f}m0 -3v6M10 {height - 13:.1f}v6" stroke="#f4f7f9" stroke-width="2" fill="none"/>',
+        f'<path d="M10 {height - 10:.1f}h{bar:.1f}m0 -3v6M10 {height - 13:.1f}v6" '
+        'stroke="#f4f7f9" stroke-width="2" fill="none"/>',
         letter(10 + bar / 2, height - 15, "5 cm", size=10),
     ]
     svg = (
@@ -246,14 +250,16 @@ def _isodoses(image: Array, levels: Sequence[float], spacing: tuple[float, float
     return parts
 
 
-def legend(levels: Sequence[float], caption: str, unit: str = "Gy") -> Markup:
-    """Swatches of the isodose lines with their values."""
+def legend(levels: Sequence[float], caption: str, *, row: bool = False) -> Markup:
+    """Swatches of the isodose lines with their values, highest first; `row` lays them side by side."""
     rows = [
         f'<li><svg viewBox="0 0 26 12" width="26" height="12" aria-hidden="true"><rect width="26" height="12" fill="#20262b"/>'
-        f'<path d="M2 6h22" stroke="{c}" stroke-width="3.5"/></svg> {tick_label(v)} {unit}</li>'
+        f'<path d="M2 6h22" stroke="{c}" stroke-width="3.5"/></svg> {tick_label(v)} Gy</li>'
         for v, c in zip(levels, level_colours(len(levels)), strict=True)
     ]
-    return Markup(f'<div class="legend"><span>{escape(caption)}</span><ul>{"".join(rows[::-1])}</ul></div>')
+    return Markup(
+        f'<div class="legend{" row" if row else ""}"><span>{escape(caption)}</span><ul>{"".join(rows[::-1])}</ul></div>'
+    )
 
 
 def projections(view: DoseView, levels: Sequence[float], height_px: float = 600) -> list[Markup]:
@@ -270,7 +276,7 @@ def projections(view: DoseView, levels: Sequence[float], height_px: float = 600)
         label = f"{name} maximum-intensity projection of absorbed dose with isodose lines"
         title = f"{name.capitalize()} MIP"
         lines = _isodoses(dose, levels, spacing, scale, 1.1)
-        panels.append(_panel(rgb, name, spacing, dose.shape, title, lines, label, scale))  # type: ignore[arg-type]
+        panels.append(_panel(rgb, name, spacing, dose.shape, title, lines, label, scale))
     return panels
 
 
@@ -312,7 +318,7 @@ def _scale(view: DoseView, names: Sequence[str], width_px: float) -> float:
     """Pixels per mm at which the planes stand side by side in `width_px`."""
     shape = dict(zip(("z", "y", "x"), (n * s for n, s in zip(view.dose.shape, view.spacing_mm, strict=True)), strict=True))
     across = {"axial": shape["x"], "coronal": shape["x"], "sagittal": shape["y"]}
-    return min(width_px / sum(across[n] for n in names), 1.2)
+    return float(min(width_px / sum(across[n] for n in names), 1.2))
 
 
 def planes(view: DoseView, focus: tuple[int, int, int], levels: Sequence[float], width_px: float = 850) -> list[Markup]:
@@ -327,7 +333,7 @@ def planes(view: DoseView, focus: tuple[int, int, int], levels: Sequence[float],
         rgb = _wash(grey, _finer(dose, spacing), levels, 0.42)
         overlays = [*_outlines(view, name, focus[axis], spacing, px_per_mm), *_isodoses(dose, levels, spacing, px_per_mm, 1.4)]
         label = f"{name} plane of absorbed dose with isodose lines and region outlines"
-        panels.append(_panel(rgb, name, spacing, dose.shape, name.capitalize(), overlays, label, px_per_mm))  # type: ignore[arg-type]
+        panels.append(_panel(rgb, name, spacing, dose.shape, name.capitalize(), overlays, label, px_per_mm))
     return panels
 
 
@@ -337,7 +343,7 @@ def uncertainty(
     """Relative standard deviation of voxel dose in the three planes, where the mean dose is above `floor_gy`."""
     view, focus = around(view, focus)
     px_per_mm = _scale(view, list(AXES), width_px)
-    table = _palette("cividis", 0.0, 1.0)
+    table = _palette("viridis", 0.0, 1.0)
     panels = []
     for name in AXES:
         spacing = _plane_spacing(view, name)
@@ -351,7 +357,7 @@ def uncertainty(
         overlays = _outlines(view, name, index, spacing, px_per_mm)
         label = f"{name} plane of the relative standard deviation of absorbed dose"
         title = f"{name.capitalize()}, relative SD"
-        panels.append(_panel(rgb, name, spacing, dose.shape, title, overlays, label, px_per_mm))  # type: ignore[arg-type]
+        panels.append(_panel(rgb, name, spacing, dose.shape, title, overlays, label, px_per_mm))
     return panels
 
 
@@ -366,17 +372,14 @@ def uncertainty_top(view: DoseView, floor_gy: float) -> float:
 
 def colour_bar(top: float, caption: str) -> Markup:
     """The scale of the uncertainty map, 0 to `top` in percent."""
-    table = _palette("cividis", 0.0, 1.0)
-    stops = "".join(
-        f'<rect x="{8 * n}" width="8.4" height="12" fill="#{"".join(f"{round(255 * c):02x}" for c in table[round(255 * n / 24)])}"/>'
-        for n in range(25)
-    )
+    table = _palette("viridis", 0.0, 1.0)
+    stops = "".join(f'<rect x="{8 * n}" width="8.4" height="12" fill="{_hex(table[round(255 * n / 24)])}"/>' for n in range(25))
     ticks = "".join(
         f'<text x="{200 * p:.0f}" y="25" font-size="10" fill="#5a6976" text-anchor="{a}">{100 * top * p:g} %</text>'
         for p, a in ((0.0, "start"), (0.5, "middle"), (1.0, "end"))
     )
-    svg = f'<svg viewBox="0 0 200 28" width="150" role="img" aria-label="{escape(caption)}" {FONT}>{stops}{ticks}</svg>'
-    return Markup(f'<div class="legend"><span>{escape(caption)}</span>{svg}</div>')
+    svg = f'<svg viewBox="0 0 200 28" width="200" role="img" aria-label="{escape(caption)}" {FONT}>{stops}{ticks}</svg>'
+    return Markup(f'<div class="legend row"><span>{escape(caption)}</span>{svg}</div>')
 
 
 def hottest(doses: Sequence[Mapping[str, Any]], names: Sequence[str], *, lesions: bool) -> str | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -127,14 +127,14 @@ def _limits(state: TwinState) -> dict[str, Any]:
     }
 
 
-def _ordered(rows: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def _ordered(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     order = sections.in_order([r["region"] for r in rows])
     return sorted(rows, key=lambda r: order.index(r["region"]))
 
 
 def _curves(state: TwinState, *, log_y: bool) -> list[Markup]:
     shown = []
-    for curve in _ordered(list(state.summary.get("curves") or [])):
+    for curve in _ordered(state.summary.get("curves") or []):
         half_life = sections.late_half_life_h(curve)
         note = f"late T½ {style.number(half_life, 2)} h" if half_life else ""
         shown.append(figures.time_activity(curve, log_y=log_y, note=note))
@@ -142,10 +142,7 @@ def _curves(state: TwinState, *, log_y: bool) -> list[Markup]:
 
 
 def _dvh(state: TwinState) -> list[Mapping[str, Any]]:
-    rows = []
-    for curve in _ordered(list(state.summary.get("dvh") or [])):
-        rows.append({"curve": curve, "chart": figures.dose_volume(curve)})
-    return rows
+    return [{"curve": c, "chart": figures.dose_volume(c)} for c in _ordered(state.summary.get("dvh") or [])]
 
 
 def _labs(state: TwinState) -> list[Markup]:
@@ -182,14 +179,14 @@ def _pictures(state: TwinState, dose: xr.Dataset) -> dict[str, Any]:
         return {}
     limited = [r["organ"] for r in state.summary.get("cumulative") or []]
     at_risk = [r for r in rows if r["organ"] in limited]
-    organ = pictures.hottest(at_risk or rows, view.regions, lesions=False) or pictures.hottest(
-        rows, view.regions, lesions=False
-    )
+    organ = next((h for r in (at_risk, rows) if (h := pictures.hottest(r, view.regions, lesions=False))), None)
     lesion = pictures.hottest(rows, view.regions, lesions=True)
-    floor = levels[min(1, len(levels) - 1)]
+    floor = levels[0]
+    caption = "Isodose lines, absorbed dose of this cycle"
     shown: dict[str, Any] = {
         "mip": pictures.projections(view, levels),
-        "legend": pictures.legend(levels, "Isodose lines, absorbed dose of this cycle"),
+        "legend": pictures.legend(levels, caption),
+        "legend_row": pictures.legend(levels, caption, row=True),
         "oblique_deg": view.oblique_deg,
         "planes": [],
         "floor": floor,

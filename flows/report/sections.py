@@ -115,7 +115,7 @@ def _signature(decision: Decision | None) -> tuple[str, str]:
 
 def tiles(state: TwinState) -> list[Row]:
     """Four numbers that a reader looks for first."""
-    proposal, rows = state.proposal, state.summary.get("cumulative") or []
+    proposal, rows = state.proposal, known_limits(state)
     found: list[Row] = []
     if proposal and not proposal.abstains:
         binding = proposal.binding or "allowed range"
@@ -155,21 +155,21 @@ def administration(state: TwinState) -> list[tuple[str, str]]:
 
 def dose_rows(state: TwinState) -> tuple[list[Row], list[Row]]:
     """Per-region doses of this cycle, (organs, lesions), with display strings and each table's scale."""
-    rows = state.summary.get("doses") or []
+    rows = [r for r in state.summary.get("doses") or [] if r["dose_gy"]]
     order = in_order([r["region"] for r in rows])
     rows = sorted(rows, key=lambda r: order.index(r["region"]))
     groups: tuple[list[Row], list[Row]] = ([], [])
     for row in rows:
-        lesion = organ_of(row["region"]) == "lesions"
-        groups[lesion].append(
-            {
-                **row,
-                "name": name_of(row["region"]),
-                "colour": colour_of(row["region"], row["organ"]),
-                "nested": is_side(row["region"]) and row["organ"] in order,
-            }
-        )
+        region, organ = row["region"], row["organ"]
+        nested = is_side(region) and organ in order
+        shown = {**row, "name": name_of(region), "colour": colour_of(region, organ), "nested": nested}
+        groups[organ_of(region) == "lesions"].append(shown)
     return groups
+
+
+def known_limits(state: TwinState) -> list[Row]:
+    """Rows of `cumulative` whose dose is known; a BED limit of an organ without alpha/beta has none."""
+    return [r for r in state.summary.get("cumulative") or [] if r["cumulative_gy"]]
 
 
 def limit_rows(state: TwinState) -> dict[str, list[Row]]:
@@ -180,7 +180,7 @@ def limit_rows(state: TwinState) -> dict[str, list[Row]]:
     proposal = state.proposal
     forecast = {r["region"]: r["gy_per_gbq"] for r in state.summary.get("forecast") or []}
     groups: dict[str, list[Row]] = {"AD": [], "BED": []}
-    for row in state.summary.get("cumulative") or []:
+    for row in known_limits(state):
         shown = {**row, "label": name_of(row["organ"])}
         if proposal is not None and proposal.remaining_cycles + state.cycle > 0:
             shown["even_share"] = state.cycle / (state.cycle + proposal.remaining_cycles)
