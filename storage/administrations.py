@@ -7,8 +7,8 @@
      "administrations": [{"product", "ligand", "nuclide", "intent", "activity", "activity_unit", "calibration_time",
         "start_time", "duration_min", "residual", "residual_unit", "residual_time", "amount", "amount_unit", "route"}]}
 
-Activities are decayed from their time of calibration to the start of the administration. Nothing is assumed: a residual that
-was measured to be nothing is written as 0.
+`amount` with its unit may be absent; everything else must be there. Activities are decayed from their time of calibration to
+the start of the administration. Nothing is assumed: a residual that was measured to be nothing is written as 0.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -41,6 +42,7 @@ _FIELDS = {
     "product", "ligand", "nuclide", "intent", "activity", "activity_unit", "calibration_time", "start_time", "duration_min",
     "residual", "residual_unit", "residual_time", "amount", "amount_unit", "route",
 }  # fmt: skip
+_OPTIONAL = {"amount", "amount_unit"}
 _PATIENT_FIELDS = {"id", "sex", "birth_date", "height_cm", "weight_kg", "haematocrit"}
 
 HalfLife = Callable[[str], float]
@@ -121,7 +123,7 @@ def read_administrations(path: Path, half_life: HalfLife = half_life_h) -> tuple
             remedy="take the patient in once the first therapy was given",
             kind="administration.no_therapy",
         )
-    for before, after in zip(therapies, therapies[1:], strict=False):
+    for before, after in pairwise(therapies):
         if after - before < timedelta(hours=LEAST_INTERVAL_H):
             raise InputError(
                 f"two therapy administrations {(after - before).total_seconds() / 3600:.1f} h apart",
@@ -202,8 +204,8 @@ def _no_covariate(name: str) -> InputError:
 
 
 def _given(n: int, row: Any, half_life: HalfLife) -> Given:
-    if not isinstance(row, dict) or set(row) != _FIELDS:
-        absent = sorted(_FIELDS - set(row)) if isinstance(row, dict) else sorted(_FIELDS)
+    if not isinstance(row, dict) or set(row) | _OPTIONAL != _FIELDS:
+        absent = sorted(_FIELDS - _OPTIONAL - set(row)) if isinstance(row, dict) else sorted(_FIELDS)
         if absent == ["start_time"]:
             raise _no_start(n)
         raise _format(f"administration {n} lacks {absent} or has other fields", f"exactly {sorted(_FIELDS)}")
@@ -309,7 +311,7 @@ def _duration(n: int, minutes: Any) -> float:
 
 
 def _amount(n: int, row: dict[str, Any]) -> float | None:
-    number, unit = row["amount"], row["amount_unit"]
+    number, unit = row.get("amount"), row.get("amount_unit")
     if number is None:
         return None
     if unit not in AMOUNT_UNITS:

@@ -1,53 +1,173 @@
 """From an inbox folder to typed, pseudonymised cycles, or to a refusal with its reason.
 
-The inbox holds mixed DICOM, `administrations.json`, `labs.csv` and/or `labs.fhir.json`, and `calibration.json`. Nothing that
-is not named in a whitelist enters the types below.
+The inbox holds mixed DICOM, `administrations.json`, `labs.csv` and/or `labs.fhir.json`, and `calibration.json`; formats and
+reasons of refusal stand in `docs/data-in.md`. Nothing that is not named in a whitelist enters the types. A folder is taken in
+whole or not at all: one refused item refuses the folder, so that no twin ever rests on half a delivery.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
-from tdt_core.imaging.volume import LabelVolume, Scan
-from tdt_core.twin import LabResult, Lesion, Patient, Schedule
+from storage.assembly import cycles_of
+from storage.dicom.classify import Sorted, sort_folder
+from storage.evidence import EvidenceStore
+from storage.intake_types import CycleIntake, Intake
+from storage.quality import QualityReport, RefusedInbox, item_of
+from storage.quarantine import quarantine
+from storage.reading import Collector, Material, read_material
+from storage.vault import Vault, VaultEntry
+from tdt_core.errors import InputError, TwinError
+
+__all__ = ["CycleIntake", "Intake", "RefusedInbox", "check", "read_inbox"]
+
+SAME_THERAPY_H = 24.0
 
 
 @dataclass(frozen=True, eq=False)
-class CycleIntake:
-    """What one cycle brought, before imaging turns it into region activities.
+class _Taken:
+    """Outcome of reading a folder, before anything is written anywhere."""
 
-    Attributes
+    report: QualityReport
+    intake: Intake | None
+    entry: VaultEntry | None
+
+
+def read_inbox(
+    folder: Path,
+    vault: Vault,
+    *,
+    evidence: EvidenceStore | None = None,
+    calibration_file: Path | None = None,
+    quarantine_folder: Path | None = None,
+) -> Intake:
+    """Take in one patient's folder.
+
+    Parameters
     ----------
-    number : 0 = before the first therapy (pre-therapy PET), k = from therapy k until before therapy k + 1.
-    administrations : those that started in this cycle, in order of time.
-    scans : SPECT and PET, MBq/mL at `time_h`, in order of time.
-    cts : frame of reference (pseudonymised) -> the CT that belongs to the scans of that frame.
-    labels : regions of this cycle, or None.
-    labels_for : frame of reference that `labels` is drawn on, "" without labels.
-    labs : results of this cycle, in order of time; censored values are kept.
-    lesions : tracked lesions with what this cycle saw of them.
-    digests : SHA-256 of every evidence item, sorted.
-    findings : data-quality remarks in words that did not lead to a refusal.
+    folder : the inbox folder; it is only read.
+    vault : gives pseudonyms and origin of time, and keeps identity, origin and original UIDs of an accepted patient.
+    evidence : where scans, labels, administrations and labs are put; None keeps them in memory.
+    calibration_file : used in place of the folder's `calibration.json`.
+    quarantine_folder : where copies of refused and left-out items go with their reason; None makes none.
+
+    Raises
+    ------
+    RefusedInbox
+        Its `kind` is that of the first refusal, its `report` holds all. Nothing is written to vault or evidence then.
     """
+    taken = _take(Path(folder), vault, calibration_file)
+    if quarantine_folder is not None:
+        for item in taken.report.items:
+            if item.verdict != "ok":
+                quarantine(item, quarantine_folder)
+    if taken.intake is None or taken.entry is None:
+        raise RefusedInbox(taken.report)
+    vault.remember(taken.entry)
+    if evidence is not None:
+        for cycle in taken.intake.cycles:
+            _put(cycle, evidence)
+    return taken.intake
 
-    number: int
-    administrations: Schedule
-    scans: tuple[Scan, ...]
-    cts: Mapping[str, Scan]
-    labels: LabelVolume | None
-    labels_for: str
-    labs: tuple[LabResult, ...]
-    lesions: tuple[Lesion, ...]
-    digests: tuple[str, ...]
-    findings: tuple[str, ...] = ()
+
+def check(folder: Path, vault: Vault | None = None, *, calibration_file: Path | None = None) -> QualityReport:
+    """The data-quality report of a folder. Changes nothing: no vault entry, no evidence, no quarantine.
+
+    Parameters
+    ----------
+    vault : to know the patient's origin of time; None looks with a key that is thrown away.
+    """
+    return _take(Path(folder), vault or Vault.in_memory(), calibration_file).report
 
 
-@dataclass(frozen=True, eq=False)
-class Intake:
-    """All cycles of one patient, as one inbox folder tells them."""
+def _take(folder: Path, vault: Vault, calibration_file: Path | None) -> _Taken:
+    if not folder.is_dir():
+        raise InputError(
+            "there is no such folder", remedy="name the folder that holds the patient's files", kind="input.folder"
+        )
+    files = sort_folder(folder.resolve())
+    collector = Collector(list(files.items), list(files.findings))
+    material = read_material(files, vault, calibration_file, collector)
+    _check_complete(files, material, collector)
+    cycles: Sequence[CycleIntake] = ()
+    intake, entry = None, None
+    if material.record is not None and not any(i.kind.startswith("identity") for i in collector.items):
+        pid = vault.pid(material.authority, material.record.patient_id)
+        entry = _entry(pid, material, vault, collector)
+        if entry is not None:
+            patient = material.record.patient(pid, entry.origin.astimezone(entry.zone))
+            cycles = cycles_of(material, patient, entry.origin, vault, collector)
+            intake = Intake(pid, patient, tuple(cycles))
+    report = QualityReport(tuple(collector.items), tuple(dict.fromkeys(collector.findings)) + _remarks(cycles))
+    return _Taken(report, intake if report.ok else None, entry if report.ok else None)
 
-    pid: str
-    patient: Patient
-    cycles: tuple[CycleIntake, ...]
-    findings: tuple[str, ...] = ()
+
+def _remarks(cycles: Sequence[CycleIntake]) -> tuple[str, ...]:
+    return tuple(f"cycle {c.number}: {remark}" for c in cycles for remark in c.findings)
+
+
+def _check_complete(files: Sorted, material: Material, collector: Collector) -> None:
+    """Projections without a reconstruction, and a folder without any scan, are refused."""
+    reconstructed = {s.study_uid for s in files.series if s.kind in ("NM", "PT")}
+    for _ in sorted(files.projections - reconstructed):
+        error = InputError(
+            "a study with SPECT projections and no reconstruction",
+            expected="reconstructed SPECT (RECON TOMO)",
+            remedy="reconstruct with attenuation and scatter correction, and export the result",
+            kind="scan.projections_only",
+        )
+        paths = [p for i in files.items if i.kind == "dicom.projections" for p in i.paths]
+        collector.items.append(item_of("SPECT", error, paths))
+    emission = [s for s in files.series if s.kind in ("NM", "PT")]
+    if not emission and not files.projections:
+        error = InputError(
+            "no SPECT or PET in the folder",
+            expected="at least one quantitative scan",
+            remedy="send the scans; a record and laboratory values alone make no cycle",
+            kind="scan.missing",
+        )
+        collector.items.append(item_of("scans", error))
+
+
+def _entry(pid: str, material: Material, vault: Vault, collector: Collector) -> VaultEntry | None:
+    """The vault entry that this folder would leave: the known origin, else the start of its first therapy."""
+    first = next(g.start for g in material.given if g.intent == "therapy")
+    known = vault.entry(pid)
+    try:
+        origin = first.astimezone(UTC) if known is None else known.origin
+        _check_history(first, origin)
+    except TwinError as e:
+        collector.items.append(item_of("administration record", e))
+        return None
+    offset = first.utcoffset() or timedelta(0)
+    originals = {u for f in material.images for u in (f.image.frame_of_reference, f.image.study_uid, f.image.series_uid)}
+    uids = {vault.uid(u): u for u in sorted(originals)}
+    return VaultEntry(pid, vault.key_id, material.identity, origin, int(offset.total_seconds() // 60), uids)
+
+
+def _check_history(first: datetime, origin: datetime) -> None:
+    hours = (first - origin).total_seconds() / 3600
+    if abs(hours) > SAME_THERAPY_H:
+        word = "later" if hours > 0 else "earlier"
+        raise InputError(
+            f"the first therapy of the record is {abs(hours) / 24:.0f} days {word} than the first one known of this patient",
+            expected="a record that holds every therapy from the first on",
+            remedy="send the whole administration record"
+            if hours > 0
+            else "an earlier therapy moves hour 0 of every stored time: start this patient's twin anew",
+            kind="administration.history",
+        )
+
+
+def _put(cycle: CycleIntake, evidence: EvidenceStore) -> None:
+    for scan in (*cycle.scans, *cycle.cts.values()):
+        evidence.put_scan(scan)
+    if cycle.labels is not None:
+        evidence.put_labels(cycle.labels)
+    if cycle.administrations:
+        evidence.put_json("administrations", cycle.administrations)
+    if cycle.labs:
+        evidence.put_json("labs", cycle.labs)

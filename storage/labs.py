@@ -107,7 +107,7 @@ def _line(
     if status == "entered-in-error":
         if not record:
             raise _no_record(n)
-        return Line(record, status)
+        return Line(record, "entered-in-error")
     if not _LOINC.fullmatch(loinc) or not loinc_check_digit(loinc):
         raise InputError(
             f"result {n} has code {safe(loinc)}, which is no LOINC code",
@@ -165,14 +165,18 @@ def read_lab_csv(path: Path, subjects: Sequence[str]) -> tuple[list[Line], list[
     ------
     IdentityError `identity.labs` for a line of somebody else; InputError and UnitError of kinds `labs.*`.
     """
-    lines, left_out = [], []
+    lines: list[Line] = []
+    left_out: list[str] = []
     for n, row in enumerate(read_csv(path, CSV_HEADER), start=1):
         if row["pseudonym"] not in subjects:
             raise _stranger()
         found = _line(
             n, row["datetime"], row["loinc"], row["value"], row["unit"], row["comparator"], row["status"], row["record"]
         )
-        (left_out if isinstance(found, str) else lines).append(found)  # type: ignore[arg-type]
+        if isinstance(found, str):
+            left_out.append(found)
+        else:
+            lines.append(found)
     return lines, _counted(left_out)
 
 
@@ -182,14 +186,18 @@ def read_lab_fhir(path: Path, subjects: Sequence[str]) -> tuple[list[Line], list
     _check_structure(data)
     resources = [e["resource"] for e in data.get("entry", []) if "resource" in e]
     people = _people(resources, subjects)
-    lines, left_out = [], []
+    lines: list[Line] = []
+    left_out: list[str] = []
     for n, o in enumerate((r for r in resources if r["resourceType"] == "Observation"), start=1):
         subject = o.get("subject", {})
         named = subject.get("identifier", {}).get("value", "")
         if named not in subjects and subject.get("reference", "") not in people:
             raise _stranger()
         found = _observation(n, o)
-        (left_out if isinstance(found, str) else lines).append(found)  # type: ignore[arg-type]
+        if isinstance(found, str):
+            left_out.append(found)
+        else:
+            lines.append(found)
     others = sum(r["resourceType"] not in ("Observation", "Patient") for r in resources)
     return lines, _counted(left_out) + ([f"{others} other FHIR resources were left out"] if others else [])
 

@@ -1,0 +1,287 @@
+"""From checked items to cycles: which injection a scan shows, which CT and regions belong to it, which cycle it falls in.
+
+Cycle k runs from the start of therapy k until before therapy k + 1; what came before the first therapy is cycle 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+import numpy as np
+
+from storage.administrations import Given, half_life_h, schedule
+from storage.dicom.images import ReadImage
+from storage.evidence import digest_json, digest_labels, digest_scan
+from storage.intake_types import CycleIntake
+from storage.labs import results
+from storage.masks import Grid, Mask, label_volume, midline_x_mm
+from storage.quality import item_of
+from storage.reading import Collector, FoundImage, FoundMasks, Material
+from storage.vault import Vault
+from tdt_core.errors import GeometryError, InputError, TimeError, TwinError
+from tdt_core.imaging.volume import LabelVolume, Scan, Volume
+from tdt_core.twin import Lesion, Patient
+
+HALF_LIFE_TOLERANCE = 0.01
+INJECTION_TOLERANCE_H = 1.0
+STILL_SEEN_HALF_LIVES = 10.0
+ACTIVITY_FACTOR = 2.0
+
+Labels = tuple[LabelVolume, list[str]]
+
+
+def cycles_of(material: Material, patient: Patient, origin: datetime, vault: Vault, collector: Collector) -> list[CycleIntake]:
+    """All cycles in order; every broken rule becomes a refused line of the collector."""
+    therapies = [g.start for g in material.given if g.intent == "therapy"]
+    emission = [f for f in material.images if f.image.modality != "CT"]
+    for f in emission:
+        with collector.item(f"injection of {f.name}", f.paths):
+            check_injection(f.image, material.given)
+    cts = _cts(material.images, emission, collector)
+    labels = _labels(material.masks, cts, vault, collector)
+    if collector.refused:
+        return []
+    number = {id(f): _cycle(therapies, f.image.start) for f in emission}
+    cycles: list[CycleIntake] = []
+    seen: dict[str, Lesion] = {}
+    for k in range(len(therapies) + 1):
+        scans = sorted((f for f in emission if number[id(f)] == k), key=lambda f: (f.image.time_of_values, f.image.series_uid))
+        with collector.item(f"cycle {k}", [p for f in scans for p in f.paths[:1]]):
+            cycle = _assemble(k, material, scans, cts, labels, therapies, origin, vault, seen)
+            if cycle is not None:
+                cycles.append(cycle)
+    return cycles
+
+
+def check_injection(image: ReadImage, given: Sequence[Given]) -> Given:
+    """The administration that a scan shows.
+
+    Raises
+    ------
+    InputError
+        `nuclide.mismatch`, `nuclide.half_life`, `activity.contradiction`.
+    TimeError
+        `time.before_injection`, `time.long_after_injection`, `time.injection_contradiction`.
+    """
+    header = image.injection
+    if header is None:
+        raise InputError("a scan without radiopharmaceutical", expected="a coded radionuclide", kind="nuclide.missing")
+    _check_half_life(header.nuclide, header.half_life_h)
+    same = [g for g in given if g.nuclide == header.nuclide]
+    if not same:
+        raise InputError(
+            f"a scan of {header.nuclide}, and administrations of {', '.join(sorted({g.nuclide for g in given}))} only",
+            expected="an administration of the scan's nuclide",
+            remedy="correct the radionuclide at the scanner, or add the administration to the record",
+            kind="nuclide.mismatch",
+        )
+    before = [g for g in same if g.start <= image.start]
+    if not before:
+        first_h = (same[0].start - image.start).total_seconds() / 3600
+        raise TimeError(
+            f"a scan that began {first_h:.1f} h before the first injection of {header.nuclide}",
+            expected="a scan after its injection",
+            remedy="check clock, date and time zone of the scanner and of the administration record",
+            kind="time.before_injection",
+        )
+    shown = before[-1]
+    late_h = (image.start - shown.start).total_seconds() / 3600
+    if late_h > STILL_SEEN_HALF_LIVES * half_life_h(shown.nuclide):
+        raise TimeError(
+            f"a scan of {header.nuclide} {late_h:.0f} h after its last injection in the record",
+            expected=f"within {STILL_SEEN_HALF_LIVES:.0f} half-lives",
+            remedy="add the injection that this scan shows to the administration record",
+            kind="time.long_after_injection",
+        )
+    if header.start is not None and abs(header.start - shown.start) > timedelta(hours=INJECTION_TOLERANCE_H):
+        raise TimeError(
+            "the injection times of image header and administration record are "
+            f"{abs((header.start - shown.start).total_seconds()) / 3600:.1f} h apart",
+            expected=f"within {INJECTION_TOLERANCE_H:.0f} h",
+            remedy="correct the one that is wrong; check dates and time zones of both",
+            kind="time.injection_contradiction",
+        )
+    if header.activity_mbq is not None and header.activity_mbq > 0:
+        ratio = header.activity_mbq / shown.activity_mbq
+        if not 1 / ACTIVITY_FACTOR <= ratio <= ACTIVITY_FACTOR:
+            raise InputError(
+                f"the activity of the image header is {ratio:.3g} times that of the administration record",
+                expected="the same activity (RadionuclideTotalDose is MBq in NM and Bq in PT)",
+                remedy="correct the one that is wrong; check its unit",
+                kind="activity.contradiction",
+            )
+    return shown
+
+
+def _check_half_life(nuclide: str, header_h: float | None) -> None:
+    known_h = half_life_h(nuclide)
+    if header_h is not None and abs(header_h / known_h - 1) > HALF_LIFE_TOLERANCE:
+        raise InputError(
+            f"a half-life of {header_h:.4g} h for {nuclide} in the image header",
+            expected=f"{known_h:.4g} h within 1 %",
+            remedy="correct the radionuclide at the scanner; its decay corrections used the wrong half-life",
+            kind="nuclide.half_life",
+        )
+
+
+def _cycle(therapies: Sequence[datetime], at: datetime) -> int:
+    return sum(t <= at for t in therapies)
+
+
+def _cts(images: Sequence[FoundImage], emission: Sequence[FoundImage], collector: Collector) -> dict[str, FoundImage]:
+    """Frame of reference -> the CT nearest in time to its first scan."""
+    by_frame: dict[str, list[FoundImage]] = {}
+    for f in images:
+        if f.image.modality == "CT":
+            by_frame.setdefault(f.image.frame_of_reference, []).append(f)
+    chosen: dict[str, FoundImage] = {}
+    for f in sorted(emission, key=lambda f: f.image.start):
+        frame = f.image.frame_of_reference
+        with collector.item(f"CT of {f.name}", f.paths):
+            if frame not in by_frame:
+                raise GeometryError(
+                    f"no CT in the frame of reference of a {f.image.modality}",
+                    expected="the CT of the same bed time, in the same frame of reference",
+                    remedy="export the CT of this scan too; without it there is neither density nor registration",
+                    kind="ct.missing",
+                )
+            if frame not in chosen:
+                start = f.image.start
+                chosen[frame] = min(by_frame[frame], key=lambda c: (abs(c.image.start - start), c.image.series_uid))
+                if len(by_frame[frame]) > 1:
+                    collector.findings.append(f"{len(by_frame[frame])} CTs in one frame of reference; the nearest was taken")
+    unused = sum(len(v) for k, v in by_frame.items() if k not in chosen)
+    if unused:
+        collector.findings.append(f"{unused} CT series without a scan in their frame of reference were not used")
+    return chosen
+
+
+def _labels(
+    found: Sequence[FoundMasks], cts: Mapping[str, FoundImage], vault: Vault, collector: Collector
+) -> dict[str, Labels]:
+    """Frame of reference -> label volume and remarks, for frames that have scans."""
+    by_frame: dict[str, list[FoundMasks]] = {}
+    for f in found:
+        by_frame.setdefault(f.grid.frame_of_reference, []).append(f)
+    out: dict[str, Labels] = {}
+    for frame, sets in sorted(by_frame.items()):
+        if frame not in cts:
+            collector.findings.append("regions on a frame of reference without a scan were not used")
+            continue
+        paths = [p for s in sets for p in s.paths]
+        ct = cts[frame].image
+        try:
+            grid = _one_grid(sets)
+            masks: list[Mask] = [m for s in sets for m in s.masks]
+            hidden = Grid(grid.shape, grid.affine, vault.uid(grid.frame_of_reference), "")
+            out[frame] = label_volume(masks, hidden, midline_x_mm(ct.array, ct.affine))
+        except TwinError as e:
+            collector.items.append(item_of(f"regions of {sets[0].name}", e, paths))
+    return out
+
+
+def _one_grid(sets: Sequence[FoundMasks]) -> Grid:
+    first = sets[0].grid
+    for s in sets[1:]:
+        if s.grid.shape != first.shape or not np.allclose(s.grid.affine, first.affine, atol=1e-3):
+            raise GeometryError(
+                "segmentations of one frame of reference on different grids",
+                expected="one grid",
+                remedy="export all regions of a time point on the same images",
+                kind="labels.grids",
+            )
+    return first
+
+
+def _assemble(
+    k: int,
+    material: Material,
+    found: Sequence[FoundImage],
+    cts: Mapping[str, FoundImage],
+    labels: Mapping[str, Labels],
+    therapies: Sequence[datetime],
+    origin: datetime,
+    vault: Vault,
+    seen: dict[str, Lesion],
+) -> CycleIntake | None:
+    """One cycle; None for a cycle 0 that brought nothing. `seen` carries lesions from cycle to cycle."""
+    given = [g for g in material.given if _cycle(therapies, g.start) == k]
+    lines = [v for v in material.labs if v.at is not None and _cycle(therapies, v.at) == k]
+    if k == 0 and not (given or lines or found):
+        return None
+    frames = [f.image.frame_of_reference for f in found]
+    findings = [remark for f in found for remark in f.image.findings]
+    volume, labels_for = None, ""
+    with_labels = list(dict.fromkeys(frame for frame in frames if frame in labels))
+    if with_labels:
+        volume, remarks = labels[with_labels[0]]
+        labels_for = volume.frame_of_reference
+        findings += remarks
+        if len(with_labels) > 1:
+            findings.append(f"{len(with_labels)} scans of the cycle have regions; those of the first are used")
+    elif found and k > 0:
+        raise InputError(
+            f"cycle {k} has {len(found)} scans and no regions",
+            expected="a SEG or RTSTRUCT on the images of one of its scans",
+            remedy="segment one time point of the cycle and export it",
+            kind="labels.missing",
+        )
+    elif found:
+        findings.append("the scans before therapy have no regions and cannot be used")
+    if not found and k > 0:
+        findings.append(f"cycle {k} has no scans")
+    scans = tuple(_scan(f.image, origin, vault) for f in found)
+    ct_scans = {vault.uid(frame): _scan(cts[frame].image, origin, vault) for frame in sorted(set(frames))}
+    administrations, labs = schedule(given, origin), results(lines, origin, lambda r: vault.token("lab", r))
+    digests = {s.id for s in (*scans, *ct_scans.values())}
+    digests |= {digest_json("administrations", administrations)} if administrations else set()
+    digests |= {digest_json("labs", labs)} if labs else set()
+    digests |= {digest_labels(volume)} if volume is not None else set()
+    return CycleIntake(
+        number=k,
+        administrations=administrations,
+        scans=scans,
+        cts=ct_scans,
+        labels=volume,
+        labels_for=labels_for,
+        labs=labs,
+        lesions=_lesions(volume, k, seen),
+        digests=tuple(sorted(digests)),
+        findings=tuple(dict.fromkeys(findings)),
+    )
+
+
+def _scan(image: ReadImage, origin: datetime, vault: Vault) -> Scan:
+    """The pseudonymised scan, named by its content."""
+    scan = Scan(
+        id="",
+        modality=image.modality,
+        volume=Volume(image.array, image.affine, image.unit, vault.uid(image.frame_of_reference)),
+        time_h=(image.time_of_values - origin).total_seconds() / 3600,
+        duration_s=image.duration_s,
+        nuclide="" if image.injection is None else image.injection.nuclide,
+        calibration=image.calibration,
+        counts_per_mbq=image.counts_per_mbq,
+        value_branch=image.value_branch,
+    )
+    return replace(scan, id=digest_scan(scan))
+
+
+def _lesions(labels: LabelVolume | None, k: int, seen: dict[str, Lesion]) -> tuple[Lesion, ...]:
+    """What a cycle saw of the lesions: new, present, or vanished when an earlier cycle had one that is not drawn any more."""
+    if labels is None:
+        return ()
+    now = {r.tracking_id: r for r in labels.regions if r.tracking_id is not None}
+    found = []
+    for name in sorted({*now, *seen}):
+        before = seen.get(name)
+        if name not in now and before is not None:
+            found.append(replace(before, volume_ml=0.0, status="vanished"))
+        else:
+            first = k if before is None else before.first_cycle
+            lesion = Lesion(name, "unspecified", now[name].volume_ml, first, "new" if before is None else "present")
+            found.append(lesion)
+    seen.update({lesion.tracking_id: lesion for lesion in found})
+    return tuple(found)

@@ -1,0 +1,49 @@
+"""What an inbox becomes: typed, pseudonymised cycles of one patient."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tdt_core.imaging.volume import LabelVolume, Scan
+from tdt_core.twin import LabResult, Lesion, Patient, Schedule
+
+
+@dataclass(frozen=True, eq=False)
+class CycleIntake:
+    """What one cycle brought, before imaging turns it into region activities.
+
+    Attributes
+    ----------
+    number : 0 = before the first therapy (pre-therapy PET), k = from therapy k until before therapy k + 1.
+    administrations : those that started in this cycle, in order of time.
+    scans : SPECT and PET, MBq/mL at `time_h`, in order of time.
+    cts : frame of reference (pseudonymised) -> the CT that belongs to the scans of that frame.
+    labels : regions of this cycle, or None.
+    labels_for : frame of reference that `labels` is drawn on, "" without labels.
+    labs : results of this cycle, in order of time; censored values are kept.
+    lesions : tracked lesions with what this cycle saw of them.
+    digests : SHA-256 of every evidence item, sorted.
+    findings : data-quality remarks in words that did not lead to a refusal.
+    """
+
+    number: int
+    administrations: Schedule
+    scans: tuple[Scan, ...]
+    cts: Mapping[str, Scan]
+    labels: LabelVolume | None
+    labels_for: str
+    labs: tuple[LabResult, ...]
+    lesions: tuple[Lesion, ...]
+    digests: tuple[str, ...]
+    findings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Intake:
+    """All cycles of one patient, as one inbox folder tells them."""
+
+    pid: str
+    patient: Patient
+    cycles: tuple[CycleIntake, ...]
+    findings: tuple[str, ...] = ()
