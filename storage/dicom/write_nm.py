@@ -91,6 +91,7 @@ def nm_spect(
     InputError for negative or non-finite values; GeometryError for a sheared grid; TimeError for times without zone.
     """
     _check(values)
+    _check_names(acquisition)
     grid = grid_of(affine)
     d = new_dataset(NM_SOP_CLASS, sop_uid, "NM", patient, study, series, equipment)
     n = values.shape[0]
@@ -137,6 +138,17 @@ def _check(values: npt.NDArray[Any]) -> None:
         raise InputError(
             "SPECT values are negative or not finite", expected="counts or Bq/mL of 0 or more", kind="input.values"
         )
+
+
+def _check_names(acquisition: SpectAcquisition) -> None:
+    """A name cut short would match no calibration record."""
+    for what, name, most in (
+        ("energy window", acquisition.window.name, 16),
+        ("collimator", acquisition.collimator, 16),
+        ("reconstruction", acquisition.reconstruction, 64),
+    ):
+        if not 0 < len(name) <= most or "\\" in name:
+            raise InputError(f"{what} name {name!r}", expected=f"1 to {most} characters, no backslash", kind="input.name")
 
 
 def _store_counts(d: Dataset, counts: npt.NDArray[Any]) -> None:

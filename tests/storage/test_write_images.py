@@ -124,6 +124,12 @@ def test_a_duration_that_is_no_whole_number_of_milliseconds_per_frame_is_refused
         nm(acquisition=SpectAcquisition(**{**SPECT.__dict__, "duration_s": 1000.0007}))
 
 
+def test_names_that_do_not_fit_the_header_are_refused_since_they_would_match_no_calibration():
+    for wrong in ({"collimator": "a collimator with a long name"}, {"reconstruction": ""}):
+        with pytest.raises(InputError, match="characters"):
+            nm(acquisition=SpectAcquisition(**{**SPECT.__dict__, **wrong}))
+
+
 def test_times_carry_their_zone_and_a_time_without_one_is_refused():
     d = nm()
     assert (d.AcquisitionDate, d.AcquisitionTime, d.TimezoneOffsetFromUTC) == ("20260302", "235007", "+0530")
