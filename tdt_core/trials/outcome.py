@@ -1,7 +1,7 @@
 """What a cycle does to a virtual patient's organs: absorbed dose, BED, and per activity for the next cycle.
 
-Doses are the electrons' of the nuclide, deposited where it decays: D = TIA E_e / m. Photons are left out of the truth and of the
-outlook alike: a small part of the dose of an organ with uptake, a larger one of the marrow's.
+Doses are the electrons' of the nuclide, deposited where it decays: D = TIA E_e / m. Photons are left out of the truth and of
+the outlook alike: a small part of the dose of an organ with uptake, a larger one of the marrow's.
 """
 
 from __future__ import annotations
