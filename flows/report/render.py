@@ -18,7 +18,7 @@ import xarray as xr
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from flows.report import figures, pictures, sections, style
+from flows.report import figures, pictures, sections, style, volumes
 from tdt_core.twin import Decision, TwinState
 
 BANNER = "Research use only. Not a medical device: nothing here may decide a patient's treatment."
@@ -172,15 +172,15 @@ def _forecast(state: TwinState, previous: TwinState | None) -> list[Markup]:
 
 def _pictures(state: TwinState, dose: xr.Dataset) -> dict[str, Any]:
     """Projections, planes through the most loaded organ at risk and the hottest lesion, uncertainty."""
-    view = pictures.view_of(dose)
+    view = volumes.view_of(dose)
     rows = state.summary.get("doses") or []
-    levels = pictures.isodose_levels(float(view.dose.max()) * 0.95, 6)
+    levels = volumes.isodose_levels(float(view.dose.max()) * 0.95, 6)
     if not levels:
         return {}
     limited = [r["organ"] for r in state.summary.get("cumulative") or []]
     at_risk = [r for r in rows if r["organ"] in limited]
-    organ = next((h for r in (at_risk, rows) if (h := pictures.hottest(r, view.regions, lesions=False))), None)
-    lesion = pictures.hottest(rows, view.regions, lesions=True)
+    organ = next((h for r in (at_risk, rows) if (h := volumes.hottest(r, view.regions, lesions=False))), None)
+    lesion = volumes.hottest(rows, view.regions, lesions=True)
     floor = levels[0]
     caption = "Isodose lines, absorbed dose of this cycle"
     shown: dict[str, Any] = {
@@ -192,12 +192,12 @@ def _pictures(state: TwinState, dose: xr.Dataset) -> dict[str, Any]:
         "floor": floor,
     }
     for region in (organ, lesion):
-        focus = pictures.focus_of(view, [region]) if region else None
+        focus = volumes.focus_of(view, [region]) if region else None
         if region and focus:
             shown["planes"].append({"region": style.name_of(region), "panels": pictures.planes(view, focus, levels)})
-    focus = pictures.focus_of(view, [organ or lesion or ""])
+    focus = volumes.focus_of(view, [organ or lesion or ""])
     if focus:
-        top = pictures.uncertainty_top(view, floor)
+        top = volumes.uncertainty_top(view, floor)
         shown["sd"] = pictures.uncertainty(view, focus, floor, top)
         shown["bar"] = pictures.colour_bar(top, "Relative standard deviation of voxel dose")
     return shown
