@@ -42,8 +42,9 @@ from tdt_core.phantom.types import PhantomCycle, PhantomScan, PhantomSettings
 from tdt_core.twin import Administration, Patient
 
 TRUTH_SCHEMA = 1
-_FIRST_DAY = datetime(2024, 1, 8)
-_DAYS = 600
+# after the date of the phantom's calibration records
+_FIRST_DAY = datetime(2026, 2, 2)
+_DAYS = 60
 _ZONES_MIN = (0, 60, 120, -300, 330)
 # main photopeak of therapy nuclides and a 20 % window around it, keV: assumed camera settings
 _PHOTOPEAK_KEV = {"Lu-177": 208.37, "I-131": 364.49}
