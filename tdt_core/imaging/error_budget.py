@@ -1,0 +1,156 @@
+"""The parts of a region activity's error, each as a relative 1-sigma, from the image itself and stated assumptions.
+
+counts          noise of the means through the inverse transfer matrix
+calibration     the calibration record
+partial volume  resolution, structure inside the region, structure of what spills in
+segmentation    a common shift of the contour, through mean, volume and transfer matrix
+registration    the image under a displaced mask
+
+Sources and status of every number: `imaging_parameters.csv`; derivations: `docs/quantification.md`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+from scipy.special import log_ndtr
+
+from tdt_core.imaging.masks import grown, surface_cm2
+from tdt_core.imaging.partial_volume import SIGMA_PER_FWHM, Compartments, Corrected, overlap, spread, within
+from tdt_core.imaging.resampling import FractionMask
+from tdt_core.parameters import packaged_table
+
+FloatArray = npt.NDArray[np.float64]
+Float32 = npt.NDArray[np.float32]
+
+
+def _p(name: str) -> float:
+    return packaged_table("imaging_parameters.csv").value(name)
+
+
+def correlation_volume_ml(fwhm_mm: float) -> float:
+    """Volume over which reconstructed noise is one value: integral of the autocorrelation of a Gaussian filter, mL."""
+    sigma = _p("noise.correlation_fwhm") * fwhm_mm * SIGMA_PER_FWHM
+    return float((4 * np.pi * sigma**2) ** 1.5) / 1000.0
+
+
+def count_covariance(corrected: Corrected, counts_per_mbq: float, fwhm_mm: float) -> FloatArray:
+    """(k, k) covariance of the corrected concentrations from noise.
+
+    The relative variance of the mean over volume V holding c counts per mL is (q / c) V_c / (V + V_c), with q the noise density
+    and V_c the correlation volume: q V_c / (c V) for a large region, q / c for a point. Noise of neighbours is taken as
+    independent. Where counts are unknown (`counts_per_mbq` 0), the stated relative sd of 1 mL is used.
+    """
+    volume = corrected.parts.volumes_ml()
+    mean = np.maximum(corrected.observed, 0.0)
+    if counts_per_mbq > 0:
+        correlated = correlation_volume_ml(fwhm_mm)
+        variance = _p("noise.spect_density") * mean / counts_per_mbq * correlated / (volume + correlated)
+    else:
+        variance = (_p("noise.uncounted_rel_sd_1ml") * mean) ** 2 / np.maximum(volume, 0.1)
+    return np.asarray((corrected.inverse * variance[None, :]) @ corrected.inverse.T)
+
+
+def partial_volume_sd(corrected: Corrected) -> FloatArray:
+    """(k,) sd of the corrected concentrations, MBq/mL, from resolution and from structure that the model takes as uniform.
+
+    A region's own structure changes its recovery in proportion to what it loses, 1 - G_ii; what spills in varies about its
+    mean, more for the surrounding than for a segmented neighbour.
+    """
+    c, n = np.abs(corrected.concentration), corrected.parts.regions
+    own = _p("partial_volume.non_uniformity") * (1 - corrected.recovery) * c
+    cv = np.full(len(c), _p("partial_volume.background"))
+    cv[:n] = _p("partial_volume.non_uniformity")
+    from_others = np.sqrt(((corrected.spill_in() * cv[None, :]) ** 2).sum(axis=1)) / corrected.recovery
+    resolution = np.abs(corrected.fwhm_shift) * c
+    return np.asarray(np.sqrt(own**2 + from_others**2 + resolution**2))
+
+
+def volume_rel_sd(mask: FractionMask, spacing_mm: tuple[float, float, float]) -> float:
+    """Relative sd of a region's volume when its contour shifts as a whole: surface x shift / volume, capped."""
+    volume_ml = mask.voxels * float(np.prod(spacing_mm)) / 1000.0
+    linear = surface_cm2(mask, spacing_mm) * _p("segmentation.boundary_shift") / 10.0 / volume_ml
+    return float(min(linear, _p("segmentation.largest_volume_rel_sd")))
+
+
+def _dilated(mask: FractionMask, parts: Compartments, free: Float32) -> FractionMask:
+    """The region with its surface moved outward so far that its volume grows by one sd; it takes no voxel of another region."""
+    box = grown(mask.box, (1, 1, 1), parts.shape)
+    inside = np.zeros([s.stop - s.start for s in box], np.float32)
+    inside[within(mask.box, box)] = mask.values
+    wide = ndimage.grey_dilation(inside, footprint=ndimage.generate_binary_structure(3, 1), mode="nearest")
+    gain = np.minimum(wide - inside, free[box])
+    total = float(gain.sum())
+    if total <= 0:
+        return mask
+    share = volume_rel_sd(mask, parts.spacing_mm) * mask.voxels / total
+    return FractionMask(box, inside + np.float32(share) * gain)
+
+
+def segmentation_rel(corrected: Corrected, image: Float32, fwhm_mm: float, names: tuple[str, ...]) -> FloatArray:
+    """(len(names),) relative change of each region's activity (concentration x volume) when its contour moves outward by 1 sd.
+
+    The mean over the moved mask, its recovery and its spill-in are computed again with the other compartments as they were.
+    Activity answers much less than volume: a contour that is too wide lowers the mean by nearly what it adds in volume.
+    """
+    parts = corrected.parts
+    free = np.zeros(parts.shape, np.float32)
+    for mask in parts.masks[parts.regions :]:
+        free[mask.box] += mask.values
+    out = np.zeros(len(names))
+    for row, name in enumerate(names):
+        i = parts.names.index(name)
+        moved = _dilated(parts.masks[i], parts, free)
+        blurred = spread(moved, parts.shape, parts.spacing_mm, fwhm_mm)
+        before, after = corrected.concentration[i] * parts.masks[i].voxels, moved.voxels
+        seen = _mean(moved, image)
+        own = overlap(moved, blurred) / moved.voxels
+        # what spills in is scaled by how much less the moved mask holds of its own
+        lost = corrected.spill_in()[i].sum() * (1 - own) / max(1 - corrected.recovery[i], 1e-6)
+        out[row] = abs((seen - lost) / own * after / before - 1) if before != 0 else 1.0
+    return out
+
+
+def _mean(mask: FractionMask, image: Float32) -> float:
+    return float(np.einsum("ijk,ijk->", mask.values, image[mask.box], dtype=np.float64)) / mask.voxels
+
+
+def registration_rel(mask: FractionMask, image: Float32, spacing_mm: tuple[float, float, float], sd_mm: float) -> float:
+    """Relative sd of a region's mean when image and mask are displaced by a normal error of `sd_mm` along each axis.
+
+    Slope g and curvature h along each axis from the mask moved by one voxel either way; the variance of
+    sum_a (g_a d_a + h_a d_a^2 / 2) plus its squared mean, for d normal.
+    """
+    middle = _mean(mask, image)
+    if middle <= 0 or sd_mm <= 0:
+        return 0.0 if sd_mm <= 0 else 1.0
+    slopes, bends = [], []
+    for axis, s in enumerate(spacing_mm):
+        sides = []
+        for step in (-1, 1):
+            box = list(mask.box)
+            stop = image.shape[axis]
+            start = min(max(box[axis].start + step, 0), stop - (box[axis].stop - box[axis].start))
+            box[axis] = slice(start, start + box[axis].stop - box[axis].start)
+            sides.append(_mean(FractionMask((box[0], box[1], box[2]), mask.values), image))
+        slopes.append((sides[1] - sides[0]) / (2 * s))
+        bends.append((sides[1] - 2 * middle + sides[0]) / s**2)
+    linear = sum(g**2 for g in slopes) * sd_mm**2
+    bend = sum(h**2 for h in bends) * sd_mm**4 / 2 + (sum(bends) * sd_mm**2 / 2) ** 2
+    return float(np.sqrt(linear + bend)) / middle
+
+
+def positive(value: float, sd: float) -> tuple[float, float]:
+    """Mean and relative sd of a quantity that cannot be negative, measured as `value` +- `sd`.
+
+    The mean and sd of the normal law cut at zero: equal to (value, sd / |value|) when the value is many sd above zero, and a
+    positive, wide answer near or below zero, fit for a logarithm.
+    """
+    if sd <= 0:
+        return max(value, 0.0), 0.0
+    z = value / sd
+    hazard = float(np.exp(-0.5 * z * z - 0.5 * np.log(2 * np.pi) - log_ndtr(z)))
+    mean = value + sd * hazard
+    variance = sd**2 * max(1 - z * hazard - hazard**2, 1e-6)
+    return mean, float(np.sqrt(variance)) / mean
