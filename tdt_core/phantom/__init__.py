@@ -3,6 +3,16 @@
 Shares neither kinetics nor estimation code with what fits; `docs/phantom.md` says how the two differ.
 """
 
+from tdt_core.phantom.patient import Decide, ReferencePatient, reference_patient
 from tdt_core.phantom.types import PRODUCTS, LabelledAnatomy, PhantomCycle, PhantomScan, PhantomSettings
 
-__all__ = ["PRODUCTS", "LabelledAnatomy", "PhantomCycle", "PhantomScan", "PhantomSettings"]
+__all__ = [
+    "PRODUCTS",
+    "Decide",
+    "LabelledAnatomy",
+    "PhantomCycle",
+    "PhantomScan",
+    "PhantomSettings",
+    "ReferencePatient",
+    "reference_patient",
+]

@@ -80,6 +80,8 @@ def draw_body(seed: int, sex: str = "male", n_lesions: int | None = None, varian
         kept = "kidney_left" if gone == "kidney_right" else "kidney_right"
         del volumes[gone]
         volumes[kept] *= 1.3  # a single kidney grows: compensatory hypertrophy, assumed
+    if sex == "female":
+        del volumes["prostate_bed"]
     if variant == "no_spleen":
         del volumes["spleen"]
     count = int(rng.integers(3, 7)) if n_lesions is None else n_lesions
