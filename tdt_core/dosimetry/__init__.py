@@ -3,6 +3,7 @@
 from tdt_core.dosimetry.absorbed import absorbed_dose
 from tdt_core.dosimetry.density import MATERIALS
 from tdt_core.dosimetry.engines import DoseEngine, EngineSetting, build_engine, engines, register_engine
+from tdt_core.dosimetry.s_values import point_kernels, sphere_s_value, voxel_s_values
 
 __all__ = [
     "MATERIALS",
@@ -11,5 +12,8 @@ __all__ = [
     "absorbed_dose",
     "build_engine",
     "engines",
+    "point_kernels",
     "register_engine",
+    "sphere_s_value",
+    "voxel_s_values",
 ]

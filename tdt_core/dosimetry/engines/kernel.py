@@ -1,0 +1,187 @@
+"""Homogeneous kernel on an energy basis: energy per voxel by convolution; the caller divides by each voxel's own mass.
+
+The water kernel is split smoothly in radius. Electrons, alphas and the near part of the photons (first few voxels) are
+convolved on the grid itself; what remains of the photons is smooth and goes to a grid twice as coarse, over the whole
+range, and comes back by conservative linear interpolation. `exact=True` convolves everything on the full grid instead.
+Outside the grid is vacuum: what would be deposited there has escaped, and nothing scatters back from there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import MutableMapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import fft
+
+from tdt_core.dosimetry.boxes import octant_kev
+from tdt_core.dosimetry.engines import EngineSetting, register_engine
+from tdt_core.dosimetry.radial import RadialKernel
+from tdt_core.dosimetry.s_values import point_kernels
+from tdt_core.dosimetry.units import JOULE_PER_MBQ_H_KEV, Array32, FloatArray
+from tdt_core.errors import ModelError
+
+Edges = tuple[float, float, float]
+Shape = tuple[int, int, int]
+
+NEAR_VOXELS = 8.0
+"""Radius, in longest voxel edges, over which photons pass from the fine to the coarse grid."""
+
+
+class Convolution:
+    """Linear convolution of one grid with one mirror-symmetric kernel, zero outside; the spectrum is kept."""
+
+    def __init__(self, octant: FloatArray, shape: Shape) -> None:
+        width = tuple(min(o, n) - 1 for o, n in zip(octant.shape, shape, strict=True))
+        self.shape = shape
+        self.padded = tuple(fft.next_fast_len(n + w, real=True) for n, w in zip(shape, width, strict=True))
+        wrapped = np.zeros(self.padded, np.float32)
+        wz, wy, wx = width
+        wrapped[: wz + 1, : wy + 1, : wx + 1] = octant[: wz + 1, : wy + 1, : wx + 1]
+        for axis, w in enumerate(width):
+            if w:
+                end = self.padded[axis]
+                wrapped[_along(axis, slice(end - w, end))] = np.flip(wrapped[_along(axis, slice(1, w + 1))], axis)
+        # a mirror-symmetric kernel has a real spectrum: half the memory and half the products
+        self.spectrum = np.ascontiguousarray(fft.rfftn(wrapped, workers=1, overwrite_x=True).real)
+
+    def __call__(self, array: Array32) -> Array32:
+        """(z, y, x) convolved values, float32, on the grid."""
+        spectrum = fft.rfftn(array, s=self.padded, workers=1)
+        spectrum *= self.spectrum
+        nz, ny, nx = self.shape
+        full = fft.irfftn(spectrum, s=self.padded, workers=1, overwrite_x=True)
+        return np.asarray(full[:nz, :ny, :nx], np.float32)
+
+
+class KernelEngine:
+    """Water kernels by FFT in float32. Options: `exact` (bool), everything on the full grid."""
+
+    name = "kernel"
+
+    def __init__(self, setting: EngineSetting) -> None:
+        unknown = set(setting.options) - {"exact"}
+        if unknown:
+            raise ModelError(f"kernel engine has no options {sorted(unknown)}", expected="exact")
+        exact = bool(setting.options.get("exact", False))
+        dz, dy, dx = setting.spacing_mm
+        edges = (dz / 10.0, dy / 10.0, dx / 10.0)
+        kernels = point_kernels(setting.nuclide, setting.progeny)
+        self.emitted_kev = kernels.emitted_kev
+        self.shape = setting.shape
+        near, far = kernel_octants(setting, edges, exact)
+        self._near = Convolution(near, setting.shape)
+        self._far = None if far is None else Convolution(far, coarse_shape(setting.shape))
+
+    def energy(self, tia_mbq_h: npt.NDArray[Any]) -> Array32:
+        """Energy per voxel, J."""
+        tia = np.ascontiguousarray(tia_mbq_h, np.float32)
+        energy_kev = self._near(tia)
+        if self._far is not None:
+            energy_kev += prolonged(self._far(coarsened(tia)), self.shape)
+        energy_kev *= np.float32(JOULE_PER_MBQ_H_KEV)
+        return np.maximum(energy_kev, np.float32(0.0), out=energy_kev)  # rounding of the FFT, 1e-7 of the largest value
+
+
+def kernel_octants(setting: EngineSetting, edges: Edges, exact: bool) -> tuple[FloatArray, FloatArray | None]:
+    """Octants of the fine kernel and of the coarse far-photon kernel (None when `exact`), from the cache where it has them."""
+    lengths = "x".join(f"{e:.6g}" for e in edges)
+    grid = "x".join(str(n) for n in setting.shape)
+    name = f"kernel|{setting.nuclide}|{setting.progeny}|{lengths}|{grid}"
+    kernels = point_kernels(setting.nuclide, setting.progeny)
+    whole: Shape = tuple(n - 1 for n in setting.shape)  # type: ignore[assignment]
+    if exact:
+        photons = _cached(setting.cache, name + "|exact", lambda: octant_kev(kernels.photons, edges, whole))
+        return _with_electrons(photons, kernels.electrons, edges), None
+    reach = NEAR_VOXELS * max(edges)
+
+    def near_weight(radius_cm: FloatArray) -> FloatArray:
+        return np.where(radius_cm < reach, np.cos(np.pi * radius_cm / (2 * reach)) ** 2, 0.0)
+
+    def near() -> FloatArray:
+        width = _half_width(edges, max(reach, float(kernels.electrons.radius_cm[-1])), whole)
+        photons = octant_kev(kernels.photons.windowed(near_weight), edges, width)
+        return _with_electrons(photons, kernels.electrons, edges)
+
+    def far() -> FloatArray:
+        double = (2 * edges[0], 2 * edges[1], 2 * edges[2])
+        coarse: Shape = tuple(n - 1 for n in coarse_shape(setting.shape))  # type: ignore[assignment]
+        rest = kernels.photons.windowed(lambda r: 1.0 - near_weight(r))
+        return octant_kev(RadialKernel(rest.radius_cm, rest.cumulative_kev), double, coarse)
+
+    return _cached(setting.cache, name + "|near", near), _cached(setting.cache, name + "|far", far)
+
+
+def _cached(cache: MutableMapping[str, Any] | None, name: str, make: Any) -> FloatArray:
+    if cache is None:
+        return np.asarray(make())
+    if name not in cache:
+        cache[name] = make()
+    return np.asarray(cache[name])
+
+
+def _half_width(edges: Edges, reach_cm: float, whole: Shape) -> Shape:
+    z, y, x = (min(w, math.ceil(reach_cm / e) + 1) for w, e in zip(whole, edges, strict=True))
+    return z, y, x
+
+
+def _with_electrons(photons: FloatArray, electrons: RadialKernel, edges: Edges) -> FloatArray:
+    """Photon octant plus the short electron octant in its corner."""
+    whole: Shape = tuple(n - 1 for n in photons.shape)
+    short = octant_kev(electrons, edges, _half_width(edges, float(electrons.radius_cm[-1]), whole))
+    out = photons.copy()
+    sz, sy, sx = short.shape
+    out[:sz, :sy, :sx] += short
+    return out
+
+
+def coarse_shape(shape: Shape) -> Shape:
+    """Blocks of 2 x 2 x 2 voxels that cover the grid, and one more on every side, so that the way back needs no edge rule."""
+    z, y, x = ((n + 1) // 2 + 2 for n in shape)
+    return z, y, x
+
+
+def coarsened(array: Array32) -> Array32:
+    """Sums over blocks of 2 x 2 x 2 voxels, inside a rim of empty blocks."""
+    out = array
+    for axis in range(3):
+        n = out.shape[axis]
+        size = tuple((n + 1) // 2 + 2 if a == axis else s for a, s in enumerate(out.shape))
+        summed = np.zeros(size, np.float32)
+        summed[_along(axis, slice(1, 1 + (n + 1) // 2))] = out[_along(axis, slice(0, n, 2))]
+        summed[_along(axis, slice(1, 1 + n // 2))] += out[_along(axis, slice(1, n, 2))]
+        out = summed
+    return out
+
+
+def prolonged(blocks: Array32, shape: Shape) -> Array32:
+    """Block values spread linearly over their voxels: per axis 3/8 of the own block and 1/8 of the nearer neighbour.
+
+    A block gives away exactly its value; at the rim part of it falls outside the grid, where nothing is deposited.
+    """
+    out = blocks
+    for axis, n in enumerate(shape):
+        size = tuple(n if a == axis else s for a, s in enumerate(out.shape))
+        fine = np.empty(size, np.float32)
+        evens, odds = (n + 1) // 2, n // 2
+        own, neighbour = np.float32(0.375), np.float32(0.125)
+        fine[_along(axis, slice(0, n, 2))] = (
+            own * out[_along(axis, slice(1, 1 + evens))] + neighbour * out[_along(axis, slice(0, evens))]
+        )
+        fine[_along(axis, slice(1, n, 2))] = (
+            own * out[_along(axis, slice(1, 1 + odds))] + neighbour * out[_along(axis, slice(2, 2 + odds))]
+        )
+        out = fine
+    return out
+
+
+def _along(axis: int, part: slice) -> tuple[slice, slice, slice]:
+    index = [slice(None)] * 3
+    index[axis] = part
+    z, y, x = index
+    return z, y, x
+
+
+register_engine("kernel", KernelEngine)
