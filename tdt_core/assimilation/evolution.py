@@ -16,7 +16,7 @@ from tdt_core.assimilation.problem import Prior
 from tdt_core.errors import EstimationError
 from tdt_core.kinetics import KineticModel, model
 from tdt_core.parameters import packaged_csv
-from tdt_core.twin import Decision, Posterior, Region, TwinState
+from tdt_core.twin import Decision, Posterior, TwinState
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -173,8 +173,3 @@ def _trend(rung: KineticModel, parameter: str, cycle: int) -> float:
     relative = [float(r["relative_uptake"]) for r in packaged_csv("lesion_uptake_trend.csv")]
     last = len(relative) - 1
     return float(np.log(relative[min(cycle, last)] / relative[min(cycle - 1, last)]))
-
-
-def regions_with_rest(regions: Sequence[Region]) -> tuple[Region, ...]:
-    """Regions in a stable order, `rest` last."""
-    return tuple(sorted(regions, key=lambda r: (r.name == "rest", r.name)))

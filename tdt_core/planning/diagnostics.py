@@ -29,9 +29,7 @@ def objections(diagnostics: Mapping[str, Any], organs_with_data: set[str], limit
             f"(expected about 1; this or more happens once in {1 / MISFIT_PROBABILITY:.0f} correct fits)"
         )
     if float(diagnostics["linearity_shift_sd"]) > MAX_LINEARITY_SHIFT_SD:
-        found.append(
-            f"the Laplace approximation is poor: draws shift the dose by {diagnostics['linearity_shift_sd']:.2f} sd"
-        )
+        found.append(f"the Laplace approximation is poor: draws shift the dose by {diagnostics['linearity_shift_sd']:.2f} sd")
     found += [
         f"{organ} has a limit but no usable activity in this cycle: its dose is assumed, not learned"
         for organ in sorted(limited_organs - organs_with_data)

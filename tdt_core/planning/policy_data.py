@@ -32,7 +32,9 @@ def limits(rows: Iterable[Mapping[str, str]] | None = None) -> tuple[Limit, ...]
                 repair_half_time_h=float(row["repair_half_time_h"]) if row["repair_half_time_h"] else None,
             )
         except (KeyError, ValueError) as e:
-            raise PlanningError(f"a row of the limits cannot be read: {e}", remedy="use the columns of the packaged limits.csv") from e
+            raise PlanningError(
+                f"a row of the limits cannot be read: {e}", remedy="use the columns of the packaged limits.csv"
+            ) from e
         if limit.quantity not in ("AD", "BED"):
             raise PlanningError(f"limit of {limit.organ} is in {limit.quantity!r}", expected="AD or BED")
         if limit.quantity == "BED" and (limit.alpha_beta_gy is None or limit.repair_half_time_h is None):

@@ -1,0 +1,22 @@
+"""Benchmarks: the one place for numbers about speed and accuracy. `tdt bench NAME [--json]`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from tdt_core.errors import SettingsError
+
+BENCHES = {
+    "loop": "flows.bench.loop",
+}
+"""Name -> module with `run(**options) -> dict of named figures` and `describe(figures) -> str`."""
+
+
+def bench(name: str) -> tuple[Callable[..., dict[str, Any]], Callable[[dict[str, Any]], str]]:
+    """`run` and `describe` of a benchmark. Raises SettingsError for an unknown name."""
+    if name not in BENCHES:
+        raise SettingsError(f"no benchmark named {name!r}", expected=f"one of {sorted(BENCHES)}", kind="settings.bench")
+    module = import_module(BENCHES[name])
+    return module.run, module.describe

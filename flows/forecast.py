@@ -1,0 +1,62 @@
+"""Absorbed dose per activity in the next cycle, draw by draw: from the twin, from the population, or carried forward."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import numpy.typing as npt
+
+from tdt_core.assimilation import population_prior, state_model, transition
+from tdt_core.kinetics import KineticModel
+from tdt_core.planning.outlook import with_organs
+from tdt_core.twin import Administration, Posterior, Product, TwinState
+
+FloatArray = npt.NDArray[np.float64]
+
+
+def next_administration(product: Product, time_h: float, amount_nmol: float | None) -> Administration:
+    """The product's standard administration, for doses per activity."""
+    return Administration(
+        time_h, product.name, product.ligand, product.nuclide, product.standard_activity_mbq, amount_nmol=amount_nmol
+    )
+
+
+def next_parameters(rung: KineticModel, posterior: Posterior, cycle: int, dt_h: float, seed: tuple[int, ...]) -> FloatArray:
+    """(draws, n) the posterior's draws carried to the next cycle, paired with them."""
+    n = len(rung.parameters)
+    step = transition(rung, cycle, dt_h, treated=True)
+    return step.draws(posterior.draws[:, :n], np.random.default_rng([*seed, 1]))
+
+
+def gy_per_mbq(
+    rung: KineticModel, theta: FloatArray, administration: Administration, matrix: FloatArray, mass_factors: FloatArray
+) -> FloatArray:
+    """(ledger names, draws) absorbed dose per administered MBq.
+
+    matrix : (regions, regions) Gy per MBq h, target by source. mass_factors : (draws, regions) true mass over measured mass.
+    """
+    tia = rung.time_integrated_activity(theta, administration)
+    dose = (tia @ matrix.T) / mass_factors[: len(tia)]
+    return with_organs(rung.regions, dose.T / administration.net_activity_mbq)
+
+
+def mass_factor_draws(rung: KineticModel, draws: int, seed: tuple[int, ...]) -> FloatArray:
+    """(draws, regions) lognormal true mass over measured mass, from each region's `volume_rel_sd`."""
+    sd = np.array([r.volume_rel_sd for r in rung.regions])
+    noise = np.random.default_rng([*seed, 2]).standard_normal((draws, len(sd)))
+    return np.asarray(np.exp(sd * noise))
+
+
+def population_gy_per_mbq(state: TwinState, draws: int, seed: tuple[int, ...]) -> FloatArray:
+    """(ledger names, draws) what the population prior forecasts for this patient's regions and masses."""
+    rung = state_model(state)
+    rng = np.random.default_rng([*seed, 3])
+    administration = dataclasses.replace(state.evidence.therapy(), residual_mbq=0.0)
+    theta = population_prior(rung).draws(draws, rng)
+    return gy_per_mbq(rung, theta, administration, dose_matrix(state), mass_factor_draws(rung, draws, seed))
+
+
+def dose_matrix(state: TwinState) -> FloatArray:
+    """(regions, regions) Gy per MBq h that a state keeps."""
+    return np.array(state.summary["dose_matrix_gy_per_mbq_h"])

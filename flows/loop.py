@@ -1,0 +1,82 @@
+"""The loop as Prefect flows: a folder in, states, reports and a proposal out.
+
+Prefect sees one task per step and cycle, each with ids only; Dask does the work inside a step. Task and flow names carry
+pseudonyms and cycle numbers, never paths of a patient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+
+from flows import chain, derived
+from flows.dask_client import dask_client, ordered_map
+from flows.plan import CyclePlan
+from flows.settings import load_settings
+from flows.site import Site, open_site
+
+Progress = Callable[[str, int, str], None]
+"""step name, cycle number, state id -> None; for the command line's progress."""
+
+
+@task(name="step", task_run_name="cycle {number}: {name}", persist_result=False, cache_policy=NO_CACHE)
+def run_step(name: str, number: int, state: str, call: Callable[[], None]) -> None:
+    """Run one step of one cycle. `call` is bound to the site and the plan; what Prefect records is name, cycle and state id."""
+    get_run_logger().info("cycle %d, state %s: %s", number, state[:12], name)
+    call()
+
+
+@flow(name="take-in-patient", flow_run_name="take in", validate_parameters=False, persist_result=False)
+def take_in_patient(folder: str, home: str | None = None) -> dict[str, Any]:
+    """Take a folder in, bring the patient's chain up to date, make reports and exports of new states.
+
+    Parameters
+    ----------
+    folder : the patient's files, under a name that names nobody (see `flows.inbox.alias`).
+    home : TDT_HOME, by default the configured one.
+
+    Returns
+    -------
+    dict with `pid`, `states`, `new`, `proposal` (MBq or None).
+    """
+    site = open_site(load_settings(home=home))
+    with dask_client(site.settings) as client:
+        outcome = chain.run_chain(site, Path(folder), as_tasks(ordered_map(client)))
+    return outcome
+
+
+def as_tasks(map_: Callable[..., Any], progress: Progress | None = None) -> chain.Caller:
+    """A caller that hands every step to Prefect, gives Dask to those that can use it and makes the derived files."""
+
+    def call(name: str, step: chain.Step, site: Site, plan: CyclePlan) -> None:
+        if progress is not None:
+            progress(name, plan.number, plan.state_id)
+
+        def bound() -> None:
+            if name in ("quantify", "dose"):
+                step(site, plan, map_)
+            else:
+                step(site, plan)
+            if name == "commit":
+                derived.make(site, plan.state_id)
+
+        run_step(name, plan.number, plan.state_id, bound)
+
+    return call
+
+
+def refit(settings: Any, pid: str, reason: str) -> dict[str, Any]:
+    """`tdt refit`: the chain again under present code and settings, as a new branch."""
+    return chain.refit(open_site(settings), pid, reason)
+
+
+def replay(settings: Any, state_id: str) -> list[str]:
+    """`tdt replay`: what differs when a state is computed again."""
+    return chain.replay(open_site(settings), state_id)
+
+
+__all__ = ["Progress", "as_tasks", "refit", "replay", "take_in_patient"]

@@ -1,0 +1,228 @@
+"""One cycle through the science: quantify, fit, dose.
+
+Every step is a plain function of a `Site` and a `CyclePlan`; it reads what the step before left in the work folder and leaves
+its own record there, so that steps hand over ids and never arrays. `flows.loop` wraps them as Prefect tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from tdt_core.dosimetry.credible import credible_dose
+from tdt_core.imaging.weights import voxel_weights, weight_draws
+
+from flows.forecast import mass_factor_draws, next_administration
+from flows.plan import CyclePlan, decision_of, rung_of, seed_of
+from flows.site import Site
+from storage.cycles import get_cycle
+from storage.intake import CycleIntake
+from storage.work import WorkFolder
+from tdt_core.assimilation import adapt, assimilate, evolve, population_prior
+from tdt_core.codec import from_plain, to_plain
+from tdt_core.errors import InputError
+from tdt_core.imaging.quantification import RegisteredScan, quantify_cycle
+from tdt_core.kinetics import KineticModel
+from tdt_core.planning.outlook import Tissue, lea_catcheside_by_region
+from tdt_core.twin import Administration, Evidence, Posterior, Product, Region, RegionActivity
+
+NOISE_MAPS = 8
+MapLike = Callable[..., Any]
+
+
+def quantify(site: Site, plan: CyclePlan, map_: MapLike = map) -> None:
+    """Images to region activities and voxel weights; leaves the record `images`."""
+    _, _, cycle = get_cycle(site.evidence, plan.bundle)
+    work = WorkFolder(site.home, plan.state_id)
+    if cycle.labels is None or not cycle.scans:
+        raise InputError(
+            f"cycle {plan.number} has {len(cycle.scans)} scans and {'no' if cycle.labels is None else 'a'} segmentation",
+            expected="at least one quantitative scan with its CT and a segmentation",
+            kind="input.cycle",
+        )
+    images = quantify_cycle(cycle.scans, cycle.cts, cycle.labels, map=map_)
+    weights = voxel_weights(images)
+    noise = weight_draws(images, NOISE_MAPS, seed=(site.settings.root_seed, plan.number))
+    arrays = {
+        "weights": np.stack([weights[r.name] for r in images.regions]).astype(np.float32),
+        "noise": np.stack([[draw[r.name] for r in images.regions] for draw in noise]).astype(np.float32),
+        "ct_hu": np.rint(images.ct_hu.array).astype(np.int16),
+        "density": images.density.array.astype(np.float32),
+        "labels": images.labels.labels,
+        "affine": images.affine,
+    }
+    plain = {
+        "regions": to_plain(images.regions),
+        "activities": to_plain(images.activities),
+        "spacing_mm": list(images.spacing_mm),
+        "frame_of_reference": images.frame_of_reference,
+        "findings": list(images.findings),
+        "acquisitions": [acquisition(scan, cycle) for scan in images.registered],
+    }
+    work.save("images", arrays, plain)
+
+
+def acquisition(registered: RegisteredScan, cycle: CycleIntake) -> dict[str, Any]:
+    """One row of the acquisition table."""
+    scan = next(s for s in cycle.scans if s.id == registered.scan)
+    return {
+        "scan": scan.id,
+        "modality": scan.modality,
+        "time_h": scan.time_h,
+        "duration_s": scan.duration_s,
+        "nuclide": scan.nuclide,
+        "value_branch": scan.value_branch,
+        "calibration": None if scan.calibration is None else to_plain(scan.calibration),
+        "shift_mm": registered.transform.shift_mm,
+        "rotation_deg": registered.transform.rotation_deg,
+    }
+
+
+def fit(site: Site, plan: CyclePlan) -> None:
+    """Evolve the prior, assimilate the cycle's evidence; leaves the record `posterior`."""
+    work = WorkFolder(site.home, plan.state_id)
+    _, images = work.load("images")
+    evidence = evidence_of(site, plan, images)
+    rung = rung_of(plan, evidence.regions)
+    posterior = assimilate(
+        prior_of(site, plan, rung, evidence),
+        evidence,
+        rung,
+        plan.identity["settings"]["estimator"],
+        seed=seed_of(plan),
+        n_draws=int(plan.identity["settings"]["n_draws"]),
+    )
+    arrays = {"mean": posterior.mean, "cholesky": posterior.cholesky, "draws": posterior.draws}
+    work.save(
+        "posterior",
+        arrays,
+        {
+            "names": list(posterior.names),
+            "model": posterior.model,
+            "diagnostics": posterior.diagnostics,
+            "fit_report": [dict(row) for row in posterior.fit_report],
+            "evidence": to_plain(evidence),
+        },
+    )
+
+
+def evidence_of(site: Site, plan: CyclePlan, images: Mapping[str, Any]) -> Evidence:
+    """The typed evidence of a cycle: what was read from files plus what imaging made of it."""
+    _, patient, cycle = get_cycle(site.evidence, plan.bundle)
+    findings = [*cycle.findings, *images["findings"], *deviation(plan, cycle)]
+    return Evidence(
+        cycle=plan.number,
+        patient=patient,
+        administrations=cycle.administrations,
+        regions=tuple(from_plain(Region, r) for r in images["regions"]),
+        activities=tuple(from_plain(RegionActivity, a) for a in images["activities"]),
+        labs=cycle.labs,
+        lesions=cycle.lesions,
+        digests=cycle.digests,
+        findings=tuple(findings),
+    )
+
+
+def deviation(plan: CyclePlan, cycle: CycleIntake) -> list[str]:
+    """A finding when what was given is not what was signed."""
+    if plan.decision is None or plan.decision["kind"] == "retrospective":
+        return []
+    therapy = [a for a in cycle.administrations if a.intent == "therapy"]
+    given, signed = (therapy[0].activity_mbq if therapy else None), plan.decision["activity_mbq"]
+    if given is not None and signed is None:
+        return [f"{given:.0f} MBq were given although the administration had been refused"]
+    if given is not None and abs(given - signed) > 0.05 * signed:
+        return [f"{given:.0f} MBq were given, {signed:.0f} MBq had been decided"]
+    return []
+
+
+def prior_of(site: Site, plan: CyclePlan, rung: KineticModel, evidence: Evidence) -> Any:
+    """Population prior for a first cycle, else the parent evolved to now, over this cycle's regions."""
+    if plan.parent is None:
+        return population_prior(rung)
+    parent = site.store.load(plan.parent)
+    return adapt(evolve(parent, decision_of(plan), start_of(evidence) - parent.valid_time_h), rung)
+
+
+def start_of(evidence: Evidence) -> float:
+    """When a cycle starts: its therapy administration, else its first administration, h."""
+    times = [a.time_h for a in evidence.administrations if a.intent == "therapy"]
+    times = times or [a.time_h for a in evidence.administrations]
+    if not times:
+        raise InputError(f"cycle {evidence.cycle} has no administration", kind="input.cycle")
+    return min(times)
+
+
+def therapy_of(evidence: Evidence, product: Product) -> Administration:
+    """The cycle's therapy; before the first one the product's standard administration at the end of the imaging."""
+    therapy = [a for a in evidence.administrations if a.intent == "therapy"]
+    return therapy[0] if therapy else next_administration(product, start_of(evidence), None)
+
+
+def dose(site: Site, plan: CyclePlan, map_: MapLike = map) -> None:
+    """Absorbed dose: maps with their uncertainty, region doses per draw, DVH, conservation; leaves the record `dose`.
+
+    In cycle 0 nothing was given for therapy: the doses are prospective, for the product's standard activity.
+    """
+    work = WorkFolder(site.home, plan.state_id)
+    arrays, images = work.load("images")
+    posterior, evidence = load_posterior(work)
+    product = from_plain(Product, plan.identity["settings"]["product"])
+    rung = rung_of(plan, evidence.regions)
+    given = therapy_of(evidence, product)
+    theta = posterior.draws[:, : len(rung.parameters)]
+    tia = rung.time_integrated_activity(theta, given)
+    names = [r.name for r in rung.regions]
+    factors = mass_factor_draws(rung, len(theta), seed_of(plan))
+    result = credible_dose(
+        {name: arrays["weights"][i] for i, name in enumerate(names)},
+        tia,
+        {name: arrays["labels"] == i + 1 for i, name in enumerate(names)},
+        spacing_mm=tuple(images["spacing_mm"]),
+        nuclide=given.nuclide,
+        density_g_cm3=arrays["density"],
+        mass_factors=factors,
+        noise_draws=arrays["noise"],
+        map=map_,
+    )
+    g = lea_catcheside_by_region(rung, theta, given, site.tissues)
+    work.save(
+        "dose",
+        {
+            "mean": result.mean_gy,
+            "sd": result.sd_gy,
+            "bed": bed_map(arrays["labels"], rung.regions, result.mean_gy, g, site.tissues),
+            "region_dose": result.region_dose_gy.T,
+            "matrix": result.dose_matrix_gy_per_mbq_h,
+            "tia": tia.T,
+            "g": g,
+        },
+        {"dvh": result.dvh, "conservation": result.conservation},
+    )
+
+
+def bed_map(labels: Any, regions: tuple[Region, ...], dose_gy: Any, g: Any, table: Mapping[str, Tissue]) -> Any:
+    """(z, y, x) BED of the mean dose with each region's mean G; NaN outside regions with an alpha/beta."""
+    bed = np.full(dose_gy.shape, np.nan, dtype=np.float32)
+    for i, region in enumerate(regions):
+        if region.organ in table:
+            inside = labels == i + 1
+            d = dose_gy[inside]
+            bed[inside] = d + float(g[i].mean()) * d**2 / table[region.organ].alpha_beta_gy
+    return bed
+
+
+def load_posterior(work: WorkFolder) -> tuple[Posterior, Evidence]:
+    """The record `posterior` as types."""
+    arrays, plain = work.load("posterior")
+    posterior = Posterior(
+        names=tuple(plain["names"]),
+        mean=arrays["mean"],
+        cholesky=arrays["cholesky"],
+        draws=arrays["draws"],
+        model=plain["model"],
+        diagnostics=plain["diagnostics"],
+        fit_report=tuple(plain["fit_report"]),
+    )
+    return posterior, from_plain(Evidence, plain["evidence"])

@@ -1,0 +1,157 @@
+"""The `summary` of a twin state (docs/design/002), from the results of one cycle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tdt_core.kinetics import KineticModel
+from tdt_core.planning.outlook import Tissue, ledger_names, organ_of
+from tdt_core.twin import Administration, DoseLedger, Limit, Posterior, Product, Region
+
+FloatArray = npt.NDArray[np.float64]
+
+LEARNED_ABOVE = 0.5
+"""Share of the prior variance of ln uptake that data must remove before a dose counts as learned."""
+
+CURVE_TIMES_H = np.concatenate([[0.0], np.geomspace(0.25, 300.0, 70)])
+
+
+def quantiles(draws: FloatArray) -> dict[str, float] | None:
+    """Mean, sd and quantiles of draws; None when they are not numbers (no alpha/beta)."""
+    if not np.isfinite(draws).all():
+        return None
+    q05, q50, q95 = np.quantile(draws, [0.05, 0.5, 0.95])
+    return {"mean": float(draws.mean()), "sd": float(draws.std()), "q05": float(q05), "q50": float(q50), "q95": float(q95)}
+
+
+def dose_rows(
+    regions: Sequence[Region],
+    dose: FloatArray,
+    bed: FloatArray,
+    tia: FloatArray,
+    activity_mbq: float,
+    posterior: Posterior,
+    tissues: Mapping[str, Tissue],
+) -> list[dict[str, Any]]:
+    """Rows of `doses`: dose, bed (ledger names, draws), tia (regions, draws) MBq h."""
+    reduction = posterior.diagnostics["variance_reduction"]
+    by_region = {r.name: _uptake_reduction(reduction, r.name) for r in regions}
+    rows = []
+    for i, name in enumerate(ledger_names(regions)):
+        organ = organ_of(regions, name)
+        members = [k for k, r in enumerate(regions) if r.name == name or (r.organ == name)]
+        learned = min(by_region[regions[k].name] for k in members)
+        rows.append(
+            {
+                "region": name,
+                "organ": organ,
+                "volume_ml": sum(regions[k].volume_ml for k in members),
+                "mass_g": sum(regions[k].mass_g for k in members),
+                "dose_gy": quantiles(dose[i]),
+                "bed_gy": quantiles(bed[i]),
+                "alpha_beta_gy": tissues[organ].alpha_beta_gy if organ in tissues else None,
+                "gy_per_gbq": quantiles(dose[i] / activity_mbq * 1e3),
+                "tia_mbq_h": quantiles(tia[members].sum(axis=0)),
+                "learned": "learned" if learned >= LEARNED_ABOVE else "assumed",
+                "variance_reduction": learned,
+            }
+        )
+    return rows
+
+
+def _uptake_reduction(reduction: Mapping[str, float], region: str) -> float:
+    for quantity in ("uptake_per_ml", "uptake_rate_per_ml"):
+        if f"{region}.{quantity}" in reduction:
+            return float(reduction[f"{region}.{quantity}"])
+    return 0.0  # `rest` of the compartmental rung has no uptake of its own
+
+
+def cumulative_rows(ledger: DoseLedger, limits: Sequence[Limit]) -> list[dict[str, Any]]:
+    """Rows of `cumulative`, one per limit whose organ the ledger holds."""
+    return [
+        {
+            "organ": limit.organ,
+            "quantity": limit.quantity,
+            "limit_gy": limit.value_gy,
+            "risk": limit.risk,
+            "source": limit.source,
+            "status": limit.status,
+            "cumulative_gy": quantiles(ledger.cumulative(limit.organ, limit.quantity)),
+            "opening_gy": float(ledger.opening_gy.get(limit.organ, 0.0)),
+        }
+        for limit in limits
+        if limit.organ in ledger.regions
+    ]
+
+
+def curve_rows(
+    model: KineticModel, theta: FloatArray, administration: Administration, posterior: Posterior
+) -> list[dict[str, Any]]:
+    """Rows of `curves`: bands of activity after the administration, MBq, with the points that they go through."""
+    bands = np.quantile(model.activity(theta, administration, CURVE_TIMES_H), [0.05, 0.5, 0.95], axis=0)
+    rows = []
+    for i, region in enumerate(model.regions):
+        points = [
+            {
+                "time_h": float(datum["time_h"]) - administration.time_h,
+                "activity_mbq": float(datum["observed_mbq"]),
+                "sd_mbq": float(datum["observed_mbq"]) * float(datum.get("total_sd_log", 0.0)),
+                "status": datum["status"],
+            }
+            for datum in posterior.fit_report
+            if datum["region"] == region.name and datum["modality"] == "SPECT"
+        ]
+        rows.append(
+            {
+                "region": region.name,
+                "times_h": CURVE_TIMES_H.tolist(),
+                "q05": bands[0, i].tolist(),
+                "q50": bands[1, i].tolist(),
+                "q95": bands[2, i].tolist(),
+                "points": points,
+            }
+        )
+    return rows
+
+
+def forecast_rows(regions: Sequence[Region], gy_per_mbq: FloatArray) -> list[dict[str, Any]]:
+    """Rows of `forecast`: next cycle's absorbed dose per activity, (ledger names, draws) Gy/MBq."""
+    return [
+        {"region": name, "organ": organ_of(regions, name), "gy_per_gbq": quantiles(gy_per_mbq[i] * 1e3)}
+        for i, name in enumerate(ledger_names(regions))
+    ]
+
+
+def assumed_rows(
+    model: KineticModel, tissues: Mapping[str, Tissue], product: Product, limits: Sequence[Limit]
+) -> list[dict[str, Any]]:
+    """Every assumed number behind a state: kinetic priors (one row per organ and quantity), tissues, plan, limits."""
+    seen: set[tuple[str, str]] = set()
+    rows: list[dict[str, Any]] = []
+    organs = {r.name: r.organ for r in model.regions}
+    for p in model.parameters.assumed():
+        region, _, quantity = p.name.rpartition(".")
+        key = (organs.get(region, region), quantity)
+        if key not in seen:
+            seen.add(key)
+            rows.append({"name": ".".join(key), "value": p.value, "unit": p.unit, "source": p.source})
+    for organ, tissue in tissues.items():
+        if tissue.status == "assumed" and organ in organs.values():
+            rows.append({"name": f"{organ}.alpha_beta", "value": tissue.alpha_beta_gy, "unit": "Gy", "source": tissue.source})
+    if product.status == "assumed":
+        low, high = product.activity_range_mbq
+        rows += [
+            {"name": f"{product.name}.activity_range_{end}", "value": value, "unit": "MBq", "source": product.source}
+            for end, value in (("low", low), ("high", high))
+        ]
+    rows += [
+        {"name": f"limit.{x.organ}", "value": x.value_gy, "unit": "Gy", "source": x.source}
+        for x in limits
+        if x.status == "assumed"
+    ]
+    return rows
+
