@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tdt_core.kinetics import KineticModel
+from tdt_core.parameters import packaged_table
 from tdt_core.radiobiology import lea_catcheside_sampled
-from tdt_core.twin import Administration, Region
+from tdt_core.twin import Administration, Limit, Region
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -29,6 +30,22 @@ class Tissue:
     repair_half_time_h: float
     source: str
     status: str
+
+
+def tissues(policy: Sequence[Limit] = ()) -> dict[str, Tissue]:
+    """Tissue of every organ in the packaged table; a BED limit brings its own alpha/beta and repair half-time."""
+    table = packaged_table("radiobiology.csv")
+    found = {}
+    for name in table:
+        organ, _, quantity = name.rpartition(".")
+        if quantity == "alpha_beta":
+            ratio, repair = table[name], table[f"{organ}.repair_half_time"]
+            status = "assumed" if "assumed" in (ratio.status, repair.status) else ratio.status
+            found[organ] = Tissue(ratio.value, repair.value, f"{ratio.source}; repair: {repair.source}", status)
+    for limit in policy:
+        if limit.alpha_beta_gy is not None and limit.repair_half_time_h is not None:
+            found[limit.organ] = Tissue(limit.alpha_beta_gy, limit.repair_half_time_h, limit.source, limit.status)
+    return found
 
 
 def organ_groups(regions: Sequence[Region]) -> dict[str, tuple[str, ...]]:
@@ -77,9 +94,7 @@ def lea_catcheside_by_region(
     return g
 
 
-def bed_by_region(
-    regions: Sequence[Region], dose_gy: FloatArray, g: FloatArray, tissues: Mapping[str, Tissue]
-) -> FloatArray:
+def bed_by_region(regions: Sequence[Region], dose_gy: FloatArray, g: FloatArray, tissues: Mapping[str, Tissue]) -> FloatArray:
     """(regions, draws) BED = D + G D^2 / (alpha/beta), Gy; NaN where the organ has no alpha/beta."""
     ratio = np.array([tissues[r.organ].alpha_beta_gy if r.organ in tissues else np.nan for r in regions])
     return np.asarray(dose_gy + g * dose_gy**2 / ratio[:, None])
