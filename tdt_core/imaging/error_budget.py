@@ -74,42 +74,58 @@ def volume_rel_sd(mask: FractionMask, spacing_mm: tuple[float, float, float]) ->
     return float(min(linear, _p("segmentation.largest_volume_rel_sd")))
 
 
-def _dilated(mask: FractionMask, parts: Compartments, free: Float32) -> FractionMask:
-    """The region with its surface moved outward so far that its volume grows by one sd; it takes no voxel of another region."""
+def _shifted(mask: FractionMask, parts: Compartments, free: Float32, outward: bool) -> FractionMask:
+    """The region with its surface moved so far that its volume changes by one sd; it takes no voxel of another region."""
     box = grown(mask.box, (1, 1, 1), parts.shape)
     inside = np.zeros([s.stop - s.start for s in box], np.float32)
     inside[within(mask.box, box)] = mask.values
-    wide = ndimage.grey_dilation(inside, footprint=ndimage.generate_binary_structure(3, 1), mode="nearest")
-    gain = np.minimum(wide - inside, free[box])
-    total = float(gain.sum())
+    cross = ndimage.generate_binary_structure(3, 1)
+    if outward:
+        change = np.minimum(ndimage.grey_dilation(inside, footprint=cross) - inside, free[box])
+    else:
+        change = ndimage.grey_erosion(inside, footprint=cross, mode="nearest") - inside
+    total = abs(float(change.sum()))
     if total <= 0:
         return mask
-    share = volume_rel_sd(mask, parts.spacing_mm) * mask.voxels / total
-    return FractionMask(box, inside + np.float32(share) * gain)
+    share = min(volume_rel_sd(mask, parts.spacing_mm) * mask.voxels / total, 1.0)
+    return FractionMask(box, inside + np.float32(share) * change)
 
 
 def segmentation_rel(corrected: Corrected, image: Float32, fwhm_mm: float, names: tuple[str, ...]) -> FloatArray:
-    """(len(names),) relative change of each region's activity (concentration x volume) when its contour moves outward by 1 sd.
+    """(len(names),) relative change of each region's activity (concentration x volume) when its contour moves out by 1 sd.
 
-    The mean over the moved mask, its recovery and its spill-in are computed again with the other compartments as they were.
-    Activity answers much less than volume: a contour that is too wide lowers the mean by nearly what it adds in volume.
+    Half the difference between a contour moved outward and one moved inward: mean, recovery and spill-in are computed again,
+    the other compartments stay. Activity answers less than volume does, because a contour that is too wide lowers the mean by
+    much of what it adds in volume.
     """
     parts = corrected.parts
     free = np.zeros(parts.shape, np.float32)
     for mask in parts.masks[parts.regions :]:
         free[mask.box] += mask.values
+    spill = corrected.spill_in().sum(axis=1)
     out = np.zeros(len(names))
     for row, name in enumerate(names):
         i = parts.names.index(name)
-        moved = _dilated(parts.masks[i], parts, free)
-        blurred = spread(moved, parts.shape, parts.spacing_mm, fwhm_mm)
-        before, after = corrected.concentration[i] * parts.masks[i].voxels, moved.voxels
-        seen = _mean(moved, image)
-        own = overlap(moved, blurred) / moved.voxels
-        # what spills in is scaled by how much less the moved mask holds of its own
-        lost = corrected.spill_in()[i].sum() * (1 - own) / max(1 - corrected.recovery[i], 1e-6)
-        out[row] = abs((seen - lost) / own * after / before - 1) if before != 0 else 1.0
+        before = corrected.concentration[i] * parts.masks[i].voxels
+        sides = []
+        for outward in (True, False):
+            moved = _shifted(parts.masks[i], parts, free, outward)
+            own = overlap(moved, spread(moved, parts.shape, parts.spacing_mm, fwhm_mm)) / moved.voxels
+            # what spills in falls with what the region loses itself
+            lost = spill[i] * (1 - own) / max(1 - corrected.recovery[i], 1e-6)
+            sides.append((_mean(moved, image) - lost) / own * moved.voxels)
+        out[row] = abs(sides[0] - sides[1]) / 2 / abs(before) if before != 0 else 1.0
     return out
+
+
+def mass_sd_beside(volume_rel_sd: float, segmentation: float) -> float:
+    """Relative sd to draw a region's mass with, independently of its activity, so that dose = activity / mass is right.
+
+    A contour moved outward raises the activity by `segmentation` and the mass by `volume_rel_sd` together: dose moves by their
+    difference. Independent draws with the two sds would add them in quadrature; this sd makes the quadrature equal the
+    difference, or is 0 where the activity's part alone is already larger.
+    """
+    return float(np.sqrt(max((volume_rel_sd - segmentation) ** 2 - segmentation**2, 0.0)))
 
 
 def _mean(mask: FractionMask, image: Float32) -> float:

@@ -377,7 +377,7 @@ def labels_on_reference(labels: LabelVolume, onto: Volume) -> LabelVolume:
 
     A region too small to fill half of any voxel keeps the voxel that it fills most, so that none disappears.
     """
-    masks = fractions_on(labels, onto)
+    masks = fractions_on(labels, onto, soften=False)
     best = np.full(onto.array.shape, 0.5, np.float32)
     out = np.zeros(onto.array.shape, np.int16)
     for n, region in enumerate(labels.regions, start=1):
@@ -400,7 +400,7 @@ def _sized(
 ) -> tuple[tuple[Region, ...], LabelVolume]:
     """Regions with volume, mass and volume sd, `rest` added as last label."""
     label_ml = float(abs(np.linalg.det(labels.affine[:3, :3]))) / 1000.0
-    masks = fractions_on(labels, grid)
+    masks = fractions_on(labels, grid, soften=False)
     out = []
     for n, region in enumerate(labels.regions, start=1):
         mask = masks[region.name]
