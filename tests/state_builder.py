@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from scipy import ndimage
 from tdt_core.codec import digest
 from tdt_core.twin import (
     Administration,
+    Decision,
     DoseLedger,
     ErrorBudget,
     Evidence,
@@ -392,8 +395,10 @@ def _fit_report(curves: list[dict[str, Any]], start_h: float) -> tuple[dict[str,
     return tuple(rows)
 
 
-def build_state(cycle: int = 2, seed: int = 20, *, abstain: bool = False, parent: str | None = None) -> TwinState:
-    """A state of `cycle` cycles. `abstain` gives one whose diagnostics fail."""
+def build_state(
+    cycle: int = 2, seed: int = 20, *, abstain: bool = False, parent: str | None = None, digests: tuple[str, ...] = ()
+) -> TwinState:
+    """A state of `cycle` cycles. `abstain` gives one whose diagnostics fail; `digests` are of the evidence of all cycles."""
     rng = np.random.default_rng([seed, cycle])
     ledger = _ledger(cycle, seed)
     summary = _summary(ledger, cycle, rng)
@@ -427,14 +432,15 @@ def build_state(cycle: int = 2, seed: int = 20, *, abstain: bool = False, parent
         activities,
         labs,
         lesions,
-        tuple(digest({"item": n, "cycle": cycle, "seed": seed}) for n in range(9)),
+        digests[-1:] or tuple(digest({"item": n, "cycle": cycle, "seed": seed}) for n in range(9)),
         ("SPECT at 168 h: no attenuation correction method is named in the header; taken as corrected.",),
     )
     identity = {
         "schema_version": 1,
         "pid": patient.pid,
+        "cycle": cycle,
         "parent": parent,
-        "evidence": list(evidence.digests),
+        "evidence": sorted(digests or evidence.digests),
         "model": "sum-of-exponentials",
         "settings": {"draws": DRAWS, "voxel_mm": 4.8},
         "seed": seed,
@@ -544,3 +550,33 @@ def build_dose(state: TwinState, shape: tuple[int, int, int] = (150, 54, 84), sp
             "frame_of_reference": "1.2.826.0.1.3680043.8.498.1",
         },
     )
+
+
+def commit_course(
+    home: Path, cycles: int = 2, seed: int = 20, *, abstain: bool = False, report: bool = True
+) -> list[TwinState]:
+    """Commit a patient's states to the store in `home`, with past decisions and, beside them, the reports."""
+    from flows.report import render_report
+    from storage.home import open_home
+    from storage.twins import TwinStore
+
+    store = TwinStore(open_home(home))
+    states: list[TwinState] = []
+    digests: tuple[str, ...] = ()
+    for cycle in range(1, cycles + 1):
+        digests = (*digests, store.evidence.put_json("cycle", {"cycle": cycle, "seed": seed}))
+        parent = states[-1].id if states else None
+        state = build_state(cycle, seed, abstain=abstain and cycle == cycles, parent=parent, digests=digests)
+        dose = build_dose(state, (75, 32, 44), 9.6)
+        when = datetime(2026, 1, 5, 9, tzinfo=UTC) + timedelta(days=42 * cycle)
+        store.commit(state, dose, expected_head=parent, provenance={"tdt": "0.1.0"}, knowledge_time=when)
+        if cycle < cycles:
+            words = "taken in as history"
+            store.decide(Decision(state.id, "retrospective", 7400.0, "", "", words), time=when)
+        if report:
+            folder = store.home.derived / state.id
+            folder.mkdir()
+            html = render_report(state, dose, store.decision(state.id), previous=states[-1] if states else None)
+            (folder / "report.html").write_text(html, encoding="utf-8")
+        states.append(state)
+    return states

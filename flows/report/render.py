@@ -173,14 +173,10 @@ def _forecast(state: TwinState, previous: TwinState | None) -> list[Markup]:
 def _pictures(state: TwinState, dose: xr.Dataset) -> dict[str, Any]:
     """Projections, planes through the most loaded organ at risk and the hottest lesion, uncertainty."""
     view = volumes.view_of(dose)
-    rows = state.summary.get("doses") or []
-    levels = volumes.isodose_levels(float(view.dose.max()) * 0.95, 6)
+    levels = volumes.levels_for(view, state.summary)
     if not levels:
         return {}
-    limited = [r["organ"] for r in state.summary.get("cumulative") or []]
-    at_risk = [r for r in rows if r["organ"] in limited]
-    organ = next((h for r in (at_risk, rows) if (h := volumes.hottest(r, view.regions, lesions=False))), None)
-    lesion = volumes.hottest(rows, view.regions, lesions=True)
+    organ, lesion = volumes.organ_in_focus(view, state.summary), volumes.lesion_in_focus(view, state.summary)
     floor = levels[0]
     caption = "Isodose lines, absorbed dose of this cycle"
     shown: dict[str, Any] = {

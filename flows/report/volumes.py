@@ -89,19 +89,25 @@ def _body_box(ct: Array, label: Array) -> tuple[slice, ...]:
     return tuple(slice(max(s.start - 2, 0), min(s.stop + 2, n)) for s, n in zip(found, ct.shape, strict=True))
 
 
-def isodose_levels(top_gy: float, count: int = 5) -> list[float]:
-    """Up to `count` levels of the 1-2-5 series, the highest at or below `top_gy`."""
+def isodose_levels(top_gy: float, floor_gy: float, most: int = 8) -> list[float]:
+    """Numbers of the 1-2-5 series from `floor_gy` to `top_gy`, rising; the highest `most` of them."""
     if not top_gy > 0:
         return []
-    levels: list[float] = []
-    power = math.floor(math.log10(top_gy)) + 1
-    while len(levels) < count:
-        for m in (5, 2, 1):
-            value = m * 10.0**power
-            if value <= top_gy and len(levels) < count:
-                levels.append(float(f"{value:.3g}"))
-        power -= 1
-    return levels[::-1]
+    floor = max(floor_gy, 1e-3 * top_gy)
+    powers = range(math.floor(math.log10(floor)), math.floor(math.log10(top_gy)) + 1)
+    levels = [float(f"{m * 10.0**p:.3g}") for p in powers for m in (1, 2, 5) if floor <= m * 10.0**p <= top_gy]
+    return levels[-most:] or [float(f"{top_gy / 2:.1g}")]
+
+
+def levels_for(view: DoseView, summary: Mapping[str, Any]) -> list[float]:
+    """Isodose levels of a state: up to the highest voxel dose, down to where the organ at risk still shows.
+
+    The lowest is a twentieth of the highest dose, or a third of the organ's mean where lesions outshine it; whole-body
+    background stays uncoloured.
+    """
+    top = float(view.dose.max()) * 0.95
+    means = [r["dose_gy"]["mean"] for r in summary.get("doses") or [] if r["region"] == organ_in_focus(view, summary)]
+    return isodose_levels(top, min([0.05 * top, *(m / 3 for m in means)]))
 
 
 @cache
@@ -224,7 +230,20 @@ def uncertainty_top(view: DoseView, floor_gy: float) -> float:
     return min(max(math.ceil(value * 20) / 20, 0.05), 1.0)
 
 
-def hottest(doses: Sequence[Mapping[str, Any]], names: Sequence[str], *, lesions: bool) -> str | None:
+def _hottest(rows: Sequence[Mapping[str, Any]], names: Sequence[str], *, lesions: bool) -> str | None:
     """The region on the grid with the highest mean dose, among lesions or among everything else."""
-    rows = [r for r in doses if r["region"] in names and r["region"].startswith("lesion/") == lesions]
-    return max(rows, key=lambda r: r["dose_gy"]["mean"])["region"] if rows else None
+    rows = [r for r in rows if r["region"] in names and r["region"].startswith("lesion/") == lesions and r["dose_gy"]]
+    return str(max(rows, key=lambda r: r["dose_gy"]["mean"])["region"]) if rows else None
+
+
+def organ_in_focus(view: DoseView, summary: Mapping[str, Any]) -> str | None:
+    """The region to look at first: the hottest of the organs that have a limit, else the hottest organ."""
+    limited = {r["organ"] for r in summary.get("cumulative") or []}
+    rows = summary.get("doses") or []
+    at_risk = [r for r in rows if r["organ"] in limited]
+    return _hottest(at_risk, view.regions, lesions=False) or _hottest(rows, view.regions, lesions=False)
+
+
+def lesion_in_focus(view: DoseView, summary: Mapping[str, Any]) -> str | None:
+    """The lesion with the highest mean dose on the grid."""
+    return _hottest(summary.get("doses") or [], view.regions, lesions=True)
