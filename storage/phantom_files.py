@@ -6,9 +6,10 @@
     out/inbox/labs.csv, labs.fhir.json   the same results twice
     out/truth/truth.json, out/truth/cycle-<k>/*.npz
 
-Same settings, same bytes: UIDs come from SHA-256 of the settings and each object's role, dates from the seed, and nothing
-reads a clock. The person is fictitious (PHANTOM^<seed>), born and treated on invented days. The truth is never read back by the
-loop; volumes are npz with `array` and `affine` ((k, j, i, 1) -> LPS mm).
+Same settings, same bytes: UIDs come from SHA-256 of the settings, each object's role and its pixels, dates from the seed, and
+nothing reads a clock. The person is fictitious (PHANTOM^<seed>; the patient id also tells other settings and anatomies
+apart), born and treated on invented days. The truth is never read back by the loop; volumes are npz with `array` and `affine`
+((k, j, i, 1) -> LPS mm).
 
 Cycles must be written in order, since what a cycle does to the patient depends on what was given before.
 """
@@ -51,6 +52,13 @@ _PHOTOPEAK_KEV = {"Lu-177": 208.37, "I-131": 364.49}
 _HALF_WIDTH = 0.1
 
 
+class Anatomy(Protocol):
+    """Where a phantom's anatomy comes from."""
+
+    @property
+    def source(self) -> str: ...
+
+
 class Reference(Protocol):
     """What this module needs of a `tdt_core.phantom.ReferencePatient`."""
 
@@ -59,6 +67,9 @@ class Reference(Protocol):
 
     @property
     def patient(self) -> Patient: ...
+
+    @property
+    def anatomy(self) -> Anatomy: ...
 
     def cycle(self, number: int, activity_mbq: float | None = None) -> PhantomCycle: ...
 
@@ -138,7 +149,7 @@ def append_cycle(
     staged.mkdir(parents=True)
     for n, d in enumerate(_datasets(cycle, clinic, real_world), start=1):
         save(d, staged / f"IM{n:05d}.dcm")
-    _write_truth(truth, reference.settings, cycle)
+    _write_truth(truth, reference, cycle)
     staged.rename(folder)
     _write_tables(inbox, cycle, clinic)
     return folder
@@ -150,17 +161,18 @@ def _clinic(reference: Reference) -> _Clinic:
     day, zone = int.from_bytes(raw[:4], "big") % _DAYS, _ZONES_MIN[raw[4] % len(_ZONES_MIN)]
     origin = (_FIRST_DAY + timedelta(days=day, hours=9, minutes=raw[5] % 120)).replace(tzinfo=timezone(timedelta(minutes=zone)))
     birth = (origin - timedelta(days=patient.age_y * 365.25)).date()
+    key = digest([settings, reference.anatomy.source])
     number = f"{settings.seed:04d}"
-    identity = PhantomIdentity(f"PHANTOM-{number}", f"PHANTOM^{number}", birth, patient)
-    return _Clinic(identity, origin, digest(settings))
+    identity = PhantomIdentity(f"PHANTOM-{number}-{key[:4].upper()}", f"PHANTOM^{number}", birth, patient)
+    return _Clinic(identity, origin, key)
 
 
 def _datasets(cycle: PhantomCycle, clinic: _Clinic, real_world: bool) -> Iterator[Dataset]:
     """Every DICOM object of a cycle: per scan its emission volume and CT, once the SEG on the first scan's CT."""
     for n, scan in enumerate(cycle.scans):
         given = _latest(cycle.administrations, scan)
-        # what was given names the objects too: another activity is another set of objects
-        role = (cycle.number, scan.name, f"{given.activity_mbq:.6f}")
+        # what was measured names the objects too: another activity, now or before, gives other objects
+        role = (cycle.number, scan.name, _content(scan))
         at = clinic.at(scan.time_h)
         study = DicomStudy(clinic.uid(*role, "study"), clinic.uid(*role, "frame"), at, scan.name, scan.name[:16])
         equipment = Equipment(model=f"Phantom {scan.modality}", serial=scan.calibration.device)
@@ -182,6 +194,11 @@ def _datasets(cycle: PhantomCycle, clinic: _Clinic, real_world: bool) -> Iterato
             regions = DicomSeries(clinic.uid(*role, "regions"), 3, at + timedelta(hours=2), f"{scan.name} regions")
             uid = clinic.uid(*role, "regions", 1)
             yield seg(cycle.segmentation, slices, regions, Equipment(), patient, uid, tracking_seed=clinic.key)
+
+
+def _content(scan: PhantomScan) -> str:
+    """SHA-256 of a scan's pixels."""
+    return hashlib.sha256(scan.image.tobytes() + scan.ct_hu.tobytes()).hexdigest()
 
 
 def _latest(schedule: tuple[Administration, ...], scan: PhantomScan) -> Administration:
@@ -250,7 +267,7 @@ def _write_tables(inbox: Path, cycle: PhantomCycle, clinic: _Clinic) -> None:
         _replace(inbox / name, text)
 
 
-def _write_truth(truth: Path, settings: PhantomSettings, cycle: PhantomCycle) -> None:
+def _write_truth(truth: Path, reference: Reference, cycle: PhantomCycle) -> None:
     folder = truth / f"cycle-{cycle.number}"
     folder.mkdir(parents=True, exist_ok=True)
     volumes: dict[str, tuple[npt.NDArray[Any], npt.NDArray[np.float64]]] = {}
@@ -265,13 +282,18 @@ def _write_truth(truth: Path, settings: PhantomSettings, cycle: PhantomCycle) ->
     for name, (array, affine) in volumes.items():
         np.savez_compressed(folder / f"{name}.npz", array=array, affine=affine)
     path = truth / "truth.json"
-    data = json.loads(path.read_text(encoding="utf-8")) if path.exists() else _truth_head(settings)
+    data = json.loads(path.read_text(encoding="utf-8")) if path.exists() else _truth_head(reference)
     data["cycles"] = [c for c in data["cycles"] if c["number"] != cycle.number] + [_truth_of(cycle)]
     _replace(path, json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def _truth_head(settings: PhantomSettings) -> dict[str, Any]:
-    return {"schema": TRUTH_SCHEMA, "settings": to_plain(settings), "cycles": []}
+def _truth_head(reference: Reference) -> dict[str, Any]:
+    return {
+        "schema": TRUTH_SCHEMA,
+        "settings": to_plain(reference.settings),
+        "anatomy": reference.anatomy.source,
+        "cycles": [],
+    }
 
 
 def _truth_of(cycle: PhantomCycle) -> Mapping[str, Any]:

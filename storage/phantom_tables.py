@@ -20,7 +20,7 @@ SCHEMA = 1
 CSV_HEADER = "pseudonym,datetime,loinc,value,unit,comparator,status,record"
 PATIENT_SYSTEM = "urn:theranostic-digital-twin:phantom"
 
-CALIBRATED_BEFORE_H = 3.0
+CALIBRATED_BEFORE_H = {"therapy": 3.0, "imaging": 0.25}
 """The activity meter reads the vial this long before the administration, so that a reader has to decay it."""
 RESIDUAL_AFTER_H = 0.5
 """The residual is measured this long after the end of the administration."""
@@ -103,15 +103,15 @@ def record_of(lab: LabResult, cycle: int, n: int) -> str:
 
 
 def _administration(a: Administration, at: At, half_life_h: float) -> dict[str, Any]:
-    start, end_h = at(a.time_h), a.time_h + a.duration_h
+    start, end_h, before_h = at(a.time_h), a.time_h + a.duration_h, CALIBRATED_BEFORE_H[a.intent]
     row: dict[str, Any] = {
         "product": a.product,
         "ligand": a.ligand,
         "nuclide": a.nuclide,
         "intent": a.intent,
-        "activity": round(a.activity_mbq * 2 ** (CALIBRATED_BEFORE_H / half_life_h), 6),
+        "activity": round(a.activity_mbq * 2 ** (before_h / half_life_h), 6),
         "activity_unit": "MBq",
-        "calibration_time": (start - timedelta(hours=CALIBRATED_BEFORE_H)).isoformat(),
+        "calibration_time": (start - timedelta(hours=before_h)).isoformat(),
         "start_time": start.isoformat(),
         "duration_min": round(a.duration_h * 60, 6),
         "residual": round(a.residual_mbq * 2 ** (-(a.duration_h + RESIDUAL_AFTER_H) / half_life_h), 6),

@@ -11,17 +11,21 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pydicom
 import pytest
 
+from storage.intake import check
 from storage.phantom_files import append_cycle, write_reference_patient
 from storage.tables import read_csv, read_json
+from storage.vault import Vault
 from tdt_core.errors import InputError
 from tdt_core.imaging.regions import region_named
 from tdt_core.imaging.volume import LabelVolume, Volume
 from tdt_core.nuclides import nuclide
+from tdt_core.phantom import reference_patient
 from tdt_core.phantom.types import PhantomCycle, PhantomScan, PhantomSettings
 from tdt_core.twin import Administration, CalibrationRecord, LabResult, Lesion, Patient
 
@@ -41,6 +45,10 @@ class SmallPatient:
     @property
     def patient(self) -> Patient:
         return Patient("phantom", "male", 68.25, 178.04, 81.26, 0.41)
+
+    @property
+    def anatomy(self) -> SimpleNamespace:
+        return SimpleNamespace(source="boxes")
 
     @cached_property
     def labels(self) -> LabelVolume:
@@ -145,7 +153,7 @@ def test_activity_and_residual_decay_back_to_what_the_phantom_got(tmp_path):
     assert back == pytest.approx(40.0)
     assert (row["duration_min"], row["amount"], row["amount_unit"], row["intent"]) == (15.0, 100.0, "nmol", "therapy")
     person = read_json(inbox / "administrations.json")["patient"]
-    assert person["id"] == "PHANTOM-0007"
+    assert person["id"].startswith("PHANTOM-0007-")
     days = datetime.fromisoformat(row["start_time"]).date() - datetime.fromisoformat(person["birth_date"]).date()
     assert days.days / 365.25 == pytest.approx(68.25, abs=0.01)
 
@@ -267,3 +275,25 @@ def test_every_kind_of_file_passes_dciodvfy(tmp_path):
         found = subprocess.run(["dciodvfy", "-new", str(path)], capture_output=True, text=True, check=False)
         assert "Error" not in found.stderr + found.stdout, f"{kind}: {found.stderr}"
     assert checked == {"NM", "PT", "CT", "SEG"}
+
+
+def test_a_generated_patient_is_taken_in_without_a_finding_against_it(tmp_path):
+    reference = reference_patient(PhantomSettings(seed=3, matrix=32, time_points=3))
+    inbox = write_reference_patient(tmp_path, reference, through_cycle=1)
+    report = check(inbox, Vault.in_memory())
+    assert report.ok
+    assert [(i.item, i.found) for i in report.items if i.verdict != "ok"] == []
+    truth = json.loads((tmp_path / "truth" / "truth.json").read_text())
+    assert truth["cycles"][1]["truth"]["regions"]
+
+
+def test_a_generated_patient_gives_the_same_bytes_twice_and_other_objects_for_another_activity(tmp_path):
+    uids = {}
+    for name, activity in (("a", 7000.0), ("b", 7000.0), ("c", 3000.0)):
+        reference = reference_patient(PhantomSettings(seed=4, matrix=32, time_points=3, pet=False), dose_engine="local")
+        write_reference_patient(tmp_path / name, reference, through_cycle=0)
+        folder = append_cycle(tmp_path / name, reference, 1, activity_mbq=activity)
+        uids[name] = {pydicom.dcmread(p, specific_tags=["SOPInstanceUID"]).SOPInstanceUID for p in folder.glob("*.dcm")}
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")
+    assert uids["a"] == uids["b"]
+    assert not uids["a"] & uids["c"]
