@@ -7,7 +7,7 @@
       twins/<pid>/                HEAD, states/<id>/, decisions/<id>.json
       derived/<id>/               reports and exports; can be remade
       trials/<id>/                trial.json, results.zarr, manifest.json
-      notes/to_index/<id>         states that the MLflow index has not heard of
+      notes/to_index/<id>         states, or failure.<pid>, that the MLflow index has not heard of
       locks/                      lock files
       mlflow.db, mlartifacts/     the index
       audit.jsonl                 hash-chained, append-only
@@ -37,6 +37,9 @@ Migration = Callable[[Path], None]
 
 MIGRATIONS: Mapping[int, Migration] = {}
 """Steps of the layout: entry n takes a home of version n to n + 1. One-way; each has a test and a kept fixture."""
+
+FAILURE_NOTE = "failure."
+"""Beginning of the name of a note that tells of a patient's failed attempts."""
 
 FOLDERS = ("staging", "evidence", "twins", "derived", "trials", "notes/to_index", "locks", "mlartifacts")
 

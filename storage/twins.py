@@ -24,6 +24,7 @@ from storage import state_files as files
 from storage.atomic import checkpoint, disk_errors, fsync_path, publish_folder, write_atomic
 from storage.audit import utc_text
 from storage.decisions import DecisionRecord, check_decision, make_record, write_record
+from storage.home import FAILURE_NOTE
 from storage.locks import lock
 from storage.state_files import Problem
 from storage.twin_reader import StateInfo, TwinInfo, TwinReader
@@ -155,6 +156,7 @@ class TwinStore(TwinReader):
     def record_failure(self, pid: str, cycle: int, error: Mapping[str, str], *, time: datetime) -> None:
         """Record an assimilation that gave no state; `error` as from `TwinError.as_dict`."""
         self.home.twin(pid)
+        self._note(FAILURE_NOTE + pid)
         self.audit.append("failure", {"pid": pid, "cycle": cycle, "error": to_plain(error)}, time=time)
 
     def recover(self) -> tuple[str, ...]:
@@ -252,9 +254,9 @@ class TwinStore(TwinReader):
         checkpoint("head-moved")
         return True
 
-    def _note(self, state_id: str) -> None:
-        """Leave word that the index has to hear of a state; it holds across a death."""
-        (self.home.notes / state_id).touch(mode=0o600)
+    def _note(self, name: str) -> None:
+        """Leave word that the index has to hear of a state or a failure; it holds across a death."""
+        (self.home.notes / name).touch(mode=0o600)
         fsync_path(self.home.notes)
 
     def _adopt(self, state: TwinState, target: Path, expected_head: str | None, known: str) -> bool:

@@ -14,6 +14,7 @@ from storage import state_files as files
 from storage.atomic import sha256_file
 from storage.audit import Record
 from storage.state_files import Problem
+from storage.trials import TrialStore
 from tdt_core.errors import StoreError
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ def verify_store(store: TwinReader, pid: str | None = None) -> tuple[Problem, ..
     for digest in sorted(used if pid is not None else used | set(store.evidence.digests())):
         problems += _evidence_problems(store, digest)
     if pid is None:
+        trials = TrialStore(store.home)
+        for trial in trials.list():
+            problems += trials.verify(trial)
         problems += _leftovers(store)
     return tuple(problems)
 
