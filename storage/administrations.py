@@ -164,13 +164,28 @@ def _patient(row: Any) -> PatientRecord:
             raise _no_covariate(name)
     identity = row["id"]
     if not isinstance(identity, str) or not 0 < len(identity.strip()) <= 64:
-        raise InputError("the patient has no id", expected="the PatientID of the images", kind="patient.id_missing")
+        raise InputError(
+            "the patient has no id",
+            expected="the PatientID of the images",
+            remedy="enter the patient id as it stands in the images",
+            kind="patient.id_missing",
+        )
     try:
         birth = date.fromisoformat(str(row["birth_date"]))
     except ValueError:
-        raise InputError("a birth date that cannot be read", expected="YYYY-MM-DD", kind="patient.birth_date") from None
+        raise InputError(
+            "a birth date that cannot be read",
+            expected="YYYY-MM-DD",
+            remedy="enter the birth date as year, month, day",
+            kind="patient.birth_date",
+        ) from None
     if row["sex"] not in ("male", "female"):
-        raise InputError(f"sex is {safe(row['sex'])}", expected="male or female", kind="patient.sex")
+        raise InputError(
+            f"sex is {safe(row['sex'])}",
+            expected="male or female",
+            remedy="enter the sex that body and blood volumes shall be computed with",
+            kind="patient.sex",
+        )
     ranges = {"height_cm": (50.0, 250.0), "weight_kg": (3.0, 350.0), "haematocrit": (0.1, 0.7)}
     values: dict[str, float | None] = {}
     for name, (low, high) in ranges.items():
@@ -279,7 +294,12 @@ def _at_start(n: int, row: dict[str, Any], name: str, time_name: str, start: dat
             kind=f"administration.{name}_missing",
         )
     if not _is_number(number) or number < 0 or (name == "activity" and number == 0):
-        raise InputError(f"{name} of administration {n} is not a positive number", expected="> 0", kind="administration.number")
+        raise InputError(
+            f"{name} of administration {n} is not a positive number",
+            expected="> 0",
+            remedy="correct the number in administrations.json",
+            kind="administration.number",
+        )
     if unit not in ACTIVITY_UNITS:
         raise UnitError(
             f"{name} of administration {n} is in {safe(unit)}",
@@ -323,7 +343,10 @@ def _amount(n: int, row: dict[str, Any]) -> float | None:
         )
     if not _is_number(number) or not 0 < number * AMOUNT_UNITS[unit] < 1e5:
         raise InputError(
-            f"ligand amount of administration {n} is {safe(number)} {unit}", expected="> 0", kind="administration.number"
+            f"ligand amount of administration {n} is {safe(number)} {unit}",
+            expected="> 0",
+            remedy="correct the number in administrations.json",
+            kind="administration.number",
         )
     return float(number) * AMOUNT_UNITS[unit]
 

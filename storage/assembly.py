@@ -22,7 +22,7 @@ from storage.reading import Collector, FoundImage, FoundMasks, Material
 from storage.vault import Vault
 from tdt_core.errors import GeometryError, InputError, TimeError, TwinError
 from tdt_core.imaging.volume import LabelVolume, Scan, Volume
-from tdt_core.twin import Lesion, Patient
+from tdt_core.twin import Lesion
 
 HALF_LIFE_TOLERANCE = 0.01
 INJECTION_TOLERANCE_H = 1.0
@@ -32,7 +32,7 @@ ACTIVITY_FACTOR = 2.0
 Labels = tuple[LabelVolume, list[str]]
 
 
-def cycles_of(material: Material, patient: Patient, origin: datetime, vault: Vault, collector: Collector) -> list[CycleIntake]:
+def cycles_of(material: Material, origin: datetime, vault: Vault, collector: Collector) -> list[CycleIntake]:
     """All cycles in order; every broken rule becomes a refused line of the collector."""
     therapies = [g.start for g in material.given if g.intent == "therapy"]
     emission = [f for f in material.images if f.image.modality != "CT"]
@@ -67,7 +67,12 @@ def check_injection(image: ReadImage, given: Sequence[Given]) -> Given:
     """
     header = image.injection
     if header is None:
-        raise InputError("a scan without radiopharmaceutical", expected="a coded radionuclide", kind="nuclide.missing")
+        raise InputError(
+            "a scan without radiopharmaceutical",
+            expected="a coded radionuclide",
+            remedy="enter the radiopharmaceutical at the scanner and export again",
+            kind="nuclide.missing",
+        )
     _check_half_life(header.nuclide, header.half_life_h)
     same = [g for g in given if g.nuclide == header.nuclide]
     if not same:

@@ -20,7 +20,7 @@ from storage.quality import QualityReport, RefusedInbox, item_of
 from storage.quarantine import quarantine
 from storage.reading import Collector, Material, read_material
 from storage.vault import Vault, VaultEntry
-from tdt_core.errors import InputError, TwinError
+from tdt_core.errors import InputError
 
 __all__ = ["CycleIntake", "Intake", "RefusedInbox", "check", "read_inbox"]
 
@@ -96,10 +96,10 @@ def _take(folder: Path, vault: Vault, calibration_file: Path | None) -> _Taken:
     intake, entry = None, None
     if material.record is not None and not any(i.kind.startswith("identity") for i in collector.items):
         pid = vault.pid(material.authority, material.record.patient_id)
-        entry = _entry(pid, material, vault, collector)
-        if entry is not None:
+        with collector.item("patient"):
+            entry = _entry(pid, material, vault)
             patient = material.record.patient(pid, entry.origin.astimezone(entry.zone))
-            cycles = cycles_of(material, patient, entry.origin, vault, collector)
+            cycles = cycles_of(material, entry.origin, vault, collector)
             intake = Intake(pid, patient, tuple(cycles))
     report = QualityReport(tuple(collector.items), tuple(dict.fromkeys(collector.findings)) + _remarks(cycles))
     return _Taken(report, intake if report.ok else None, entry if report.ok else None)
@@ -132,16 +132,12 @@ def _check_complete(files: Sorted, material: Material, collector: Collector) -> 
         collector.items.append(item_of("scans", error))
 
 
-def _entry(pid: str, material: Material, vault: Vault, collector: Collector) -> VaultEntry | None:
+def _entry(pid: str, material: Material, vault: Vault) -> VaultEntry:
     """The vault entry that this folder would leave: the known origin, else the start of its first therapy."""
     first = next(g.start for g in material.given if g.intent == "therapy")
     known = vault.entry(pid)
-    try:
-        origin = first.astimezone(UTC) if known is None else known.origin
-        _check_history(first, origin)
-    except TwinError as e:
-        collector.items.append(item_of("administration record", e))
-        return None
+    origin = first.astimezone(UTC) if known is None else known.origin
+    _check_history(first, origin)
     offset = first.utcoffset() or timedelta(0)
     originals = {u for f in material.images for u in (f.image.frame_of_reference, f.image.study_uid, f.image.series_uid)}
     uids = {vault.uid(u): u for u in sorted(originals)}

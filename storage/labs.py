@@ -119,7 +119,12 @@ def _line(
         return f"LOINC {loinc} is not used and was left out"
     code = BY_LOINC[loinc]
     if comparator not in get_args(Comparator):
-        raise InputError(f"comparator {safe(comparator)}", expected="<, <=, >, >= or nothing", kind="labs.comparator")
+        raise InputError(
+            f"comparator {safe(comparator)}",
+            expected="<, <=, >, >= or nothing",
+            remedy="put <, <=, > or >= into the comparator and the number into the value",
+            kind="labs.comparator",
+        )
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -233,7 +238,9 @@ def _observation(n: int, o: dict[str, Any]) -> Line | str:
     known = [c for c in codings if c.get("code") in BY_LOINC] or codings
     quantity = o.get("valueQuantity", {})
     if quantity and quantity.get("system", "http://unitsofmeasure.org") != "http://unitsofmeasure.org":
-        raise UnitError(f"result {n} has a unit that is not UCUM", expected="UCUM", kind="labs.unit")
+        raise UnitError(
+            f"result {n} has a unit that is not UCUM", expected="UCUM", remedy="export units as UCUM codes", kind="labs.unit"
+        )
     identifiers = o.get("identifier", [])
     record = str(identifiers[0].get("value", "")) if identifiers else ""
     return _line(

@@ -20,7 +20,12 @@ def read_text(path: Path) -> str:
         raise InputError("a link or special file", expected="a regular file", remedy="copy the file itself", kind="file.link")
     size = path.stat().st_size
     if size > MAX_BYTES:
-        raise InputError(f"a table of {size} bytes", expected=f"at most {MAX_BYTES}", kind="file.size")
+        raise InputError(
+            f"a table of {size} bytes",
+            expected=f"at most {MAX_BYTES}",
+            remedy="send the object in parts, or leave out what is not needed",
+            kind="file.size",
+        )
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
@@ -57,7 +62,12 @@ def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _check_depth(data: Any, depth: int) -> None:
     if depth > MAX_DEPTH:
-        raise InputError("a JSON file nested too deep", expected=f"at most {MAX_DEPTH} levels", kind="file.json")
+        raise InputError(
+            "a JSON file nested too deep",
+            expected=f"at most {MAX_DEPTH} levels",
+            remedy="flatten the file; it is not in the form that is read here",
+            kind="file.json",
+        )
     if isinstance(data, (dict, list)):
         for item in data.values() if isinstance(data, dict) else data:
             _check_depth(item, depth + 1)
@@ -73,5 +83,10 @@ def read_csv(path: Path, header: tuple[str, ...]) -> list[dict[str, str]]:
     rows = [line for line in lines[1:] if any(c.strip() for c in line)]
     for n, line in enumerate(rows, start=2):
         if len(line) != len(header):
-            raise InputError(f"line {n} has {len(line)} columns", expected=f"{len(header)}", kind="file.csv")
+            raise InputError(
+                f"line {n} has {len(line)} columns",
+                expected=f"{len(header)}",
+                remedy="export the table again; a comma within a field must be quoted",
+                kind="file.csv",
+            )
     return [dict(zip(header, (c.strip() for c in line), strict=True)) for line in rows]

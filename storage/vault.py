@@ -171,7 +171,12 @@ class Vault:
         if self.folder is None:
             return None
         if not pid.isalnum():
-            raise StoreError("a pseudonym that cannot name a file", expected="letters and digits", kind="vault.pid")
+            raise StoreError(
+                "a pseudonym that cannot name a file",
+                expected="letters and digits",
+                remedy="use pseudonyms that the vault gave",
+                kind="vault.pid",
+            )
         return self.folder / "patients" / f"{pid}.json"
 
 
@@ -205,7 +210,12 @@ def _read_entry(path: Path) -> VaultEntry:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         if data["schema"] != SCHEMA_VERSION:
-            raise StoreError(f"a vault entry of schema {data['schema']}", expected=f"{SCHEMA_VERSION}", kind="vault.version")
+            raise StoreError(
+                f"a vault entry of schema {data['schema']}",
+                expected=f"{SCHEMA_VERSION}",
+                remedy="use the newer software that wrote it",
+                kind="vault.version",
+            )
         return VaultEntry(
             pid=data["pid"],
             key_id=data["key_id"],

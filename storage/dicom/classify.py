@@ -102,7 +102,12 @@ def sort_folder(folder: Path) -> Sorted:
     projections, findings = set(), []
     for n, path in enumerate(_walk(folder)):
         if n >= MAX_FILES:
-            raise InputError(f"more than {MAX_FILES} files", expected="the files of one patient", kind="file.count")
+            raise InputError(
+                f"more than {MAX_FILES} files",
+                expected="the files of one patient",
+                remedy="send one patient's folder",
+                kind="file.count",
+            )
         name = path.name
         try:
             if name in TABLES and not path.is_symlink():

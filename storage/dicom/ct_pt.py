@@ -120,7 +120,12 @@ def read_pt(slices: Sequence[Dataset], calibrations: Calibrations) -> ReadImage:
 
 def _stacked(slices: Sequence[Dataset]) -> tuple[list[int], FloatArray, str]:
     if len(slices) > MAX_SLICES:
-        raise InputError(f"a series of {len(slices)} slices", expected=f"at most {MAX_SLICES}", kind="file.dimensions")
+        raise InputError(
+            f"a series of {len(slices)} slices",
+            expected=f"at most {MAX_SLICES}",
+            remedy="export the object again at a usual size; a header like this is damaged or made to harm",
+            kind="file.dimensions",
+        )
     planes = [plane_of(d) for d in slices]
     order, affine = stack(planes)
     return order, affine, planes[0].frame_of_reference

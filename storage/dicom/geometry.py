@@ -70,7 +70,12 @@ def pixel_spacing(d: Dataset) -> tuple[float, float]:
             kind="geometry.pixel_spacing_missing",
         ) from None
     if not (0.01 < dy < 100 and 0.01 < dx < 100):
-        raise GeometryError(f"pixel spacing {dy} x {dx} mm", expected="0.01 to 100 mm", kind="geometry.pixel_spacing")
+        raise GeometryError(
+            f"pixel spacing {dy} x {dx} mm",
+            expected="0.01 to 100 mm",
+            remedy="export one reconstruction per series, with its own pixel spacing",
+            kind="geometry.pixel_spacing",
+        )
     return dy, dx
 
 
@@ -145,9 +150,19 @@ def _same(planes: Sequence[Plane]) -> None:
             kind="geometry.orientation",
         )
     if any(not np.allclose(p.spacing_mm, first.spacing_mm, rtol=1e-4) for p in planes):
-        raise GeometryError("several pixel spacings in one series", expected="one", kind="geometry.pixel_spacing")
+        raise GeometryError(
+            "several pixel spacings in one series",
+            expected="one",
+            remedy="export one reconstruction per series, with its own pixel spacing",
+            kind="geometry.pixel_spacing",
+        )
     if any(p.shape != first.shape for p in planes):
-        raise GeometryError("slices of several sizes in one series", expected="one size", kind="geometry.shape")
+        raise GeometryError(
+            "slices of several sizes in one series",
+            expected="one size",
+            remedy="export one reconstruction per series",
+            kind="geometry.shape",
+        )
 
 
 def _even_step(along: FloatArray) -> float:

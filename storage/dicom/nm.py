@@ -152,10 +152,18 @@ def _frames(d: Dataset, calibrations: Calibrations) -> tuple[list[int], int, lis
             vectors[tag] = _vector(d, _SPLITTERS[tag][0], n)
         else:
             raise InputError(
-                "frames that are not counted by slices", expected="a SliceVector in FrameIncrementPointer", kind="nm.frames"
+                "frames that are not counted by slices",
+                expected="a SliceVector in FrameIncrementPointer",
+                remedy="export the reconstructed SPECT as an ordinary volume",
+                kind="nm.frames",
             )
     if _SLICE_VECTOR not in vectors:
-        raise InputError("frames without a SliceVector", expected="a reconstructed volume", kind="nm.frames")
+        raise InputError(
+            "frames without a SliceVector",
+            expected="a reconstructed volume",
+            remedy="export the reconstructed SPECT as an ordinary volume",
+            kind="nm.frames",
+        )
     window, chosen, findings = 1, list(range(n)), []
     for tag, vector in vectors.items():
         groups = sorted(set(vector))
@@ -222,7 +230,12 @@ def _placement(d: Dataset) -> tuple[FloatArray, bool]:
     dy, dx = pixel_spacing(d)
     step = number(d, "SpacingBetweenSlices", kind="geometry.slice_spacing_missing")
     if not 0.01 < abs(step) < 100:
-        raise GeometryError(f"slices {step} mm apart", expected="0.01 to 100 mm, either sign", kind="geometry.slice_spacing")
+        raise GeometryError(
+            f"slices {step} mm apart",
+            expected="0.01 to 100 mm, either sign",
+            remedy="export the series again; check SpacingBetweenSlices",
+            kind="geometry.slice_spacing",
+        )
     affine = np.eye(4)
     affine[:3, 0], affine[:3, 1], affine[:3, 2] = np.cross(row, column) * step, column * dy, row * dx
     affine[:3, 3] = position
@@ -272,7 +285,12 @@ def _real_world(
     intercept = number(item, "RealWorldValueIntercept", kind="values.map")
     low, high = (number(item, f"RealWorldValue{end}ValueMapped", kind="values.map") for end in ("First", "Last"))
     if slope <= 0:
-        raise InputError(f"RealWorldValueSlope is {slope}", expected="> 0", kind="values.slope")
+        raise InputError(
+            f"RealWorldValueSlope is {slope}",
+            expected="> 0",
+            remedy="export the series again; the scaling of its values is lost",
+            kind="values.slope",
+        )
     if stored.min() < low or stored.max() > high:
         raise InputError(
             "stored values outside the range of the real-world value map",

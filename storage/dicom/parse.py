@@ -62,7 +62,12 @@ def open_file(path: Path, *, pixels: bool) -> Dataset:
         raise InputError("a link or special file", expected="a regular file", remedy="copy the file itself", kind="file.link")
     size = path.stat().st_size
     if size > MAX_FILE_BYTES:
-        raise InputError(f"a file of {size} bytes", expected=f"at most {MAX_FILE_BYTES}", kind="file.size")
+        raise InputError(
+            f"a file of {size} bytes",
+            expected=f"at most {MAX_FILE_BYTES}",
+            remedy="send the object in parts, or leave out what is not needed",
+            kind="file.size",
+        )
     try:
         # validation warnings repeat values of the file, and values may name a person
         with config.disable_value_validation():
@@ -72,11 +77,21 @@ def open_file(path: Path, *, pixels: bool) -> Dataset:
     except TwinError:
         raise
     except RecursionError:
-        raise InputError("sequences nested without end", expected=f"at most {MAX_DEPTH} levels", kind="file.depth") from None
+        raise InputError(
+            "sequences nested without end",
+            expected=f"at most {MAX_DEPTH} levels",
+            remedy="export the object again; a file like this is damaged or made to harm",
+            kind="file.depth",
+        ) from None
     except EOFError:
         raise _truncated() from None
     except InvalidDicomError:
-        raise InputError("not a DICOM file", expected="the DICOM prefix", kind="file.unreadable") from None
+        raise InputError(
+            "not a DICOM file",
+            expected="the DICOM prefix",
+            remedy="copy or export the file again; remove it if it is no image",
+            kind="file.unreadable",
+        ) from None
     except Exception as e:  # a broken file can fail anywhere inside the parser
         raise InputError(
             f"a DICOM file that cannot be parsed ({type(e).__name__})",
@@ -105,14 +120,24 @@ def _check_syntax(path: Path) -> None:
 
 def _count(d: Dataset, depth: int, seen: int) -> int:
     if depth > MAX_DEPTH:
-        raise InputError("sequences nested too deep", expected=f"at most {MAX_DEPTH} levels", kind="file.depth")
+        raise InputError(
+            "sequences nested too deep",
+            expected=f"at most {MAX_DEPTH} levels",
+            remedy="export the object again; a file like this is damaged or made to harm",
+            kind="file.depth",
+        )
     for element in d.values():
         seen += 1
         if element.VR == "SQ":
             for item in d[element.tag].value or []:
                 seen = _count(item, depth + 1, seen)
         if seen > MAX_ELEMENTS:
-            raise InputError("too many elements in one file", expected=f"at most {MAX_ELEMENTS}", kind="file.size")
+            raise InputError(
+                "too many elements in one file",
+                expected=f"at most {MAX_ELEMENTS}",
+                remedy="send the object in parts, or leave out what is not needed",
+                kind="file.size",
+            )
     return seen
 
 
@@ -132,10 +157,16 @@ def _check_pixels(d: Dataset) -> None:
         raise InputError(
             f"an image of {frames} frames, {rows} rows and {columns} columns",
             expected=f"1 to {MAX_ROWS} rows and columns, at least one frame",
+            remedy="export the object again at a usual size; a header like this is damaged or made to harm",
             kind="file.dimensions",
         )
     if (frames > MAX_FRAMES and d.get("Modality") != "SEG") or frames * rows * columns > MAX_VOXELS:
-        raise InputError(f"an image of {frames} frames", expected=f"at most {MAX_FRAMES} frames", kind="file.dimensions")
+        raise InputError(
+            f"an image of {frames} frames",
+            expected=f"at most {MAX_FRAMES} frames",
+            remedy="export the object again at a usual size; a header like this is damaged or made to harm",
+            kind="file.dimensions",
+        )
     bits = whole(d, "BitsAllocated", required=True) or 0
     needed = (frames * rows * columns * bits * (whole(d, "SamplesPerPixel") or 1) + 7) // 8
     data = d.get("PixelData")
@@ -148,9 +179,15 @@ def _check_pixels(d: Dataset) -> None:
 def value(d: Dataset, keyword: str) -> Any:
     """The value of an element, None when it is absent or empty. Raises InputError `dicom.value` when it cannot be parsed."""
     try:
-        found = d.get(keyword)
+        with config.disable_value_validation():  # values are converted here, and its warnings would repeat them
+            found = d.get(keyword)
     except Exception:  # conversion of a raw value can fail in any way
-        raise InputError(f"{keyword} cannot be read", expected="a value of its type", kind="dicom.value") from None
+        raise InputError(
+            f"{keyword} cannot be read",
+            expected="a value of its type",
+            remedy="export the object again; correct the value at its source",
+            kind="dicom.value",
+        ) from None
     return None if found is None or (isinstance(found, str) and not found.strip()) else found
 
 
@@ -187,7 +224,12 @@ def numbers(d: Dataset, keyword: str, n: int, *, kind: str = "dicom.missing") ->
         raise missing(keyword, kind=kind)
     items = list(found) if hasattr(found, "__len__") and not isinstance(found, str) else [found]
     if len(items) != n:
-        raise InputError(f"{keyword} has {len(items)} values", expected=f"{n} values", kind="dicom.value")
+        raise InputError(
+            f"{keyword} has {len(items)} values",
+            expected=f"{n} values",
+            remedy="export the object again; correct the value at its source",
+            kind="dicom.value",
+        )
     return [_finite(v, keyword) for v in items]
 
 
@@ -199,7 +241,12 @@ def whole(d: Dataset, keyword: str, *, required: bool = False) -> int | None:
             raise missing(keyword)
         return None
     if found != int(found):
-        raise InputError(f"{keyword} = {found}", expected="a whole number", kind="dicom.value")
+        raise InputError(
+            f"{keyword} = {found}",
+            expected="a whole number",
+            remedy="export the object again; correct the value at its source",
+            kind="dicom.value",
+        )
     return int(found)
 
 
@@ -236,7 +283,12 @@ def _finite(found: Any, keyword: str) -> float:
     try:
         plain = float(found)
     except (TypeError, ValueError, OverflowError):
-        raise InputError(f"{keyword} is not a number", expected="one number", kind="dicom.value") from None
+        raise InputError(
+            f"{keyword} is not a number",
+            expected="one number",
+            remedy="export the object again; correct the value at its source",
+            kind="dicom.value",
+        ) from None
     if not math.isfinite(plain):
         raise InputError(
             f"{keyword} is {plain}",

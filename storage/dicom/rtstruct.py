@@ -45,13 +45,23 @@ def read_rtstruct(d: Dataset, grids: Sequence[Grid]) -> tuple[list[Mask], Grid, 
         polygons = [_polygon(c, n) for c in items(contours.get(n, Dataset()), "ContourSequence")]
         points += sum(len(p) for p in polygons)
         if points > MAX_POINTS:
-            raise InputError("too many contour points", expected=f"at most {MAX_POINTS}", kind="file.dimensions")
+            raise InputError(
+                "too many contour points",
+                expected=f"at most {MAX_POINTS}",
+                remedy="export the object again at a usual size; a header like this is damaged or made to harm",
+                kind="file.dimensions",
+            )
         mask, drawn = _fill(polygons, grid, n)
         masks.append(Mask.of(region, mask, f"structure {n}"))
         if abs(masks[-1].voxels - drawn) > 0.1 * drawn:
             findings.append(f"{region.name}: filled volume is {100 * masks[-1].voxels / drawn:.0f} % of the drawn volume")
     if not masks:
-        raise InputError("a structure set without structures", expected="regions", kind="mask.empty")
+        raise InputError(
+            "a structure set without structures",
+            expected="regions",
+            remedy="draw the regions and export the structure set again",
+            kind="mask.empty",
+        )
     return masks, grid, findings
 
 

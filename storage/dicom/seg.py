@@ -64,9 +64,14 @@ def read_seg(d: Dataset, grids: Sequence[Grid], token: Token) -> tuple[list[Mask
     grid = _grid(d, frames, grids)
     of_segment: dict[int, list[tuple[int, int]]] = {n: [] for n in segments}
     for f, frame in enumerate(frames):
-        n = _segment_number(frame)
+        n = _segment_number(d, frame)
         if n not in of_segment:
-            raise InputError("a frame of a segment that is not described", expected="known segments", kind="seg.segments")
+            raise InputError(
+                "a frame of a segment that is not described",
+                expected="segments with a description each",
+                remedy="export the segmentation again",
+                kind="seg.segments",
+            )
         of_segment[n].append((f, _slice_index(d, frame, grid)))
     masks = []
     for n, places in of_segment.items():
@@ -77,9 +82,8 @@ def read_seg(d: Dataset, grids: Sequence[Grid], token: Token) -> tuple[list[Mask
     return masks, grid
 
 
-def _segment_number(frame: Dataset) -> int:
-    found = items(frame, "SegmentIdentificationSequence")
-    return (whole(found[0], "ReferencedSegmentNumber") or 0) if found else 0
+def _segment_number(d: Dataset, frame: Dataset) -> int:
+    return whole(_functional(d, frame, "SegmentIdentificationSequence"), "ReferencedSegmentNumber") or 0
 
 
 def _frame(d: Dataset, f: int, shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
@@ -96,7 +100,12 @@ def _functional(d: Dataset, frame: Dataset, group: str) -> Dataset:
     shared = items(d, "SharedFunctionalGroupsSequence")
     found = items(frame, group) or (items(shared[0], group) if shared else [])
     if not found:
-        raise GeometryError(f"{group} is absent", expected="a placement for each frame", kind="seg.placement")
+        raise GeometryError(
+            f"{group} is absent",
+            expected="a placement for each frame",
+            remedy="export the segmentation again with the place of every frame",
+            kind="seg.placement",
+        )
     return found[0]
 
 

@@ -25,10 +25,20 @@ def offset_of(written: str) -> timezone:
     """`+0100` as a zone. Raises TimeError `time.zone` outside of -12:00 to +14:00."""
     match = _OFFSET.fullmatch(written)
     if match is None:
-        raise TimeError("an offset from UTC that cannot be read", expected="&ZZXX, such as +0100", kind="time.zone")
+        raise TimeError(
+            "an offset from UTC that cannot be read",
+            expected="such as +0100",
+            remedy="correct the offset from UTC at the scanner or archive",
+            kind="time.zone",
+        )
     minutes = (int(match[2]) * 60 + int(match[3])) * (-1 if match[1] == "-" else 1)
     if not -12 * 60 <= minutes <= 14 * 60 or int(match[3]) > 59:
-        raise TimeError(f"an offset from UTC of {minutes} min", expected="-12:00 to +14:00", kind="time.zone")
+        raise TimeError(
+            f"an offset from UTC of {minutes} min",
+            expected="-12:00 to +14:00",
+            remedy="correct the offset from UTC at the scanner or archive",
+            kind="time.zone",
+        )
     return timezone(timedelta(minutes=minutes))
 
 
@@ -42,7 +52,12 @@ def parse_dt(written: str, zone: timezone | None, what: str) -> datetime:
     """A DT value to the second or finer; its own offset counts, else `zone`."""
     match = _DT.fullmatch(written)
     if match is None:
-        raise TimeError(f"{what} is incomplete or malformed", expected="YYYYMMDDHHMMSS with an offset", kind="time.format")
+        raise TimeError(
+            f"{what} is incomplete or malformed",
+            expected="YYYYMMDDHHMMSS with an offset",
+            remedy="correct the time at its source and export again",
+            kind="time.format",
+        )
     own = offset_of(match[3]) if match[3] else zone
     return _aware(match[1], match[2] or "", own, what)
 
@@ -51,7 +66,12 @@ def parse_da_tm(date: str, time: str, zone: timezone | None, what: str) -> datet
     """A date and a time of day that belong together."""
     match = _TM.fullmatch(time)
     if match is None or _DA.fullmatch(date) is None:
-        raise TimeError(f"{what} is incomplete or malformed", expected="YYYYMMDD and HHMMSS", kind="time.format")
+        raise TimeError(
+            f"{what} is incomplete or malformed",
+            expected="YYYYMMDD and HHMMSS",
+            remedy="correct the time at its source and export again",
+            kind="time.format",
+        )
     return _aware(f"{date}{match[1]}{match[2]}{match[3] or '00'}", match[4] or "", zone, what)
 
 
@@ -66,7 +86,12 @@ def _aware(digits: str, fraction: str, zone: timezone | None, what: str) -> date
     try:
         at = datetime.strptime(digits, "%Y%m%d%H%M%S").replace(tzinfo=zone)
     except ValueError:
-        raise TimeError(f"{what} is not a time that exists", expected="a date and time", kind="time.format") from None
+        raise TimeError(
+            f"{what} is not a time that exists",
+            expected="a date and time",
+            remedy="correct the time at its source and export again",
+            kind="time.format",
+        ) from None
     return at + timedelta(microseconds=int((fraction + "000000")[:6]))
 
 
@@ -118,11 +143,21 @@ def parse_iso(written: object, what: str) -> datetime:
         `time.missing` for nothing, `time.format`, `time.zone_missing`.
     """
     if written is None or not str(written).strip():
-        raise TimeError(f"{what} is missing", expected="date and time with an offset from UTC", kind="time.missing")
+        raise TimeError(
+            f"{what} is missing",
+            expected="date and time with an offset from UTC",
+            remedy="enter the time; it is never assumed",
+            kind="time.missing",
+        )
     try:
         at = datetime.fromisoformat(str(written).strip())
     except ValueError:
-        raise TimeError(f"{what} cannot be read", expected="such as 2026-03-02T09:30:00+01:00", kind="time.format") from None
+        raise TimeError(
+            f"{what} cannot be read",
+            expected="such as 2026-03-02T09:30:00+01:00",
+            remedy="correct the time at its source and export again",
+            kind="time.format",
+        ) from None
     if at.tzinfo is None or at.utcoffset() is None:
         raise TimeError(
             f"{what} has no time zone",
