@@ -1,0 +1,192 @@
+"""How a region's activity lies on its voxels: non-negative weights that sum to 1, and draws of them.
+
+The pattern is the registered images summed over time and sharpened by region-based voxel-wise correction (Thomas et al., Eur J
+Nucl Med Mol Imaging 2011;38:1104; iterated as Yang): each voxel is multiplied by S / (psf * S), S the piecewise constant image
+of the corrected compartments. It is then drawn towards a uniform region as far as noise and resolution leave it no evidence of
+structure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from tdt_core.errors import InputError
+from tdt_core.imaging.error_budget import correlation_volume_ml
+from tdt_core.imaging.partial_volume import SIGMA_PER_FWHM, compartments
+from tdt_core.imaging.quantification import REST, CycleImages
+from tdt_core.imaging.resampling import fractions_on
+from tdt_core.imaging.volume import LabelVolume
+from tdt_core.parameters import packaged_table
+
+Float32 = npt.NDArray[np.float32]
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class VoxelWeights(Mapping[str, Float32]):
+    """Weights of all regions in one array, since regions share no voxel.
+
+    Attributes
+    ----------
+    array : (z, y, x) float32; over the voxels of each label it sums to 1.
+    labels : the label volume whose regions the weights belong to.
+    log_sd : (z, y, x) float32 sd of the log weight, for draws.
+    """
+
+    array: Float32
+    labels: LabelVolume
+    log_sd: Float32
+
+    def __getitem__(self, name: str) -> Float32:
+        """(z, y, x) weights of one region, 0 elsewhere."""
+        if name not in self:
+            raise KeyError(name)
+        return np.where(self.labels.mask(name), self.array, np.float32(0))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(r.name for r in self.labels.regions)
+
+    def __contains__(self, name: object) -> bool:
+        return any(r.name == name for r in self.labels.regions)
+
+    def __len__(self) -> int:
+        return len(self.labels.regions)
+
+
+def time_weights_h(times_h: Sequence[float]) -> FloatArray:
+    """(n,) hours that each scan stands for: half the way to its neighbours, and as far beyond the first and last scan."""
+    t = np.asarray(times_h, float)
+    if len(t) == 1:
+        return np.ones(1)
+    if (np.diff(t) <= 0).any():
+        raise InputError("two scans at the same time", expected="scan times that rise", kind="imaging.times")
+    half = np.diff(t) / 2
+    out = np.zeros(len(t))
+    out[:-1] += half
+    out[1:] += half
+    out[0] += half[0]
+    out[-1] += half[-1]
+    return out
+
+
+def _summed(images: CycleImages) -> tuple[Float32, Float32, float]:
+    """Time-summed image (MBq h/mL), its relative noise variance per voxel, and the mean FWHM (mm), on the reference grid.
+
+    The variance follows the counts of the neighbourhood: noise density q over the local counts per mL, per scan.
+    """
+    p = packaged_table("imaging_parameters.csv")
+    scans = images.registered
+    hours = time_weights_h([s.time_h for s in scans])
+    fwhm = float(np.average([s.resolution_fwhm_mm for s in scans], weights=hours))
+    total = np.zeros(images.body.shape, np.float32)
+    variance = np.zeros(images.body.shape, np.float32)
+    sigma = [fwhm * SIGMA_PER_FWHM / s for s in images.spacing_mm]
+    for scan, dt in zip(scans, hours, strict=True):
+        array = scan.volume.array
+        total += np.float32(dt) * array
+        local = ndimage.gaussian_filter(array, sigma, mode="nearest")
+        if scan.counts_per_mbq > 0:
+            variance += np.float32(dt**2 * p.value("noise.spect_density") / scan.counts_per_mbq) * local
+        else:
+            rel = p.value("noise.uncounted_rel_sd_1ml") ** 2 / correlation_volume_ml(fwhm)
+            variance += np.float32(dt**2 * rel) * local**2
+    smooth = ndimage.gaussian_filter(total, sigma, mode="nearest")
+    floor = np.float32(1e-6 * float(total.max()))
+    return total, variance / np.maximum(smooth, floor) ** 2, fwhm
+
+
+def _sharpened(images: CycleImages, total: Float32, fwhm: float) -> Float32:
+    """The summed image corrected voxel by voxel for what crosses the borders of regions."""
+    p = packaged_table("imaging_parameters.csv")
+    regions = LabelVolume(
+        np.where(images.labels.labels < len(images.regions), images.labels.labels, 0).astype(np.int16),
+        images.affine,
+        images.frame_of_reference,
+        images.regions[:-1],
+    )
+    masks = fractions_on(regions, images.ct_hu)
+    parts = compartments(masks, images.body.astype(np.float32), images.spacing_mm, fwhm)
+    hours = time_weights_h([s.time_h for s in images.registered])
+    mean = float(total[images.body].mean())
+    least = p.value("weights.least_concentration") * mean
+    sigma = [fwhm * SIGMA_PER_FWHM / s for s in images.spacing_mm]
+    level = {
+        name: sum(dt * s.concentration_mbq_ml.get(name, mean) for dt, s in zip(hours, images.registered, strict=True))
+        for name in parts.names
+    }
+    out = total
+    for _ in range(int(p.value("weights.iterations"))):
+        flat = np.zeros(total.shape, np.float32)
+        for name, mask in zip(parts.names, parts.masks, strict=True):
+            flat[mask.box] += np.float32(max(level[name], least)) * mask.values
+        blurred = ndimage.gaussian_filter(flat, sigma, mode="constant", truncate=4.0)
+        out = total * (flat / np.maximum(blurred, np.float32(1e-3 * least)))
+        level = {
+            name: float(np.einsum("ijk,ijk->", m.values, out[m.box], dtype=np.float64)) / m.voxels
+            for name, m in zip(parts.names, parts.masks, strict=True)
+        }
+    return out
+
+
+def voxel_weights(images: CycleImages) -> VoxelWeights:
+    """Weights of every region of a cycle, `rest` included, on the reference grid.
+
+    Per region the relative pattern r(v) = image / mean has the spatial variance s^2, of which noise explains n^2; the weight is
+    1 + a (r - 1) with a = max(0, 1 - n^2 / s^2) V / (V + V_psf): the share of the variance that is structure, times the share
+    of structure that the resolution shows in a region of volume V. A region without any counts is uniform.
+    """
+    total, noise, fwhm = _summed(images)
+    sharp = _sharpened(images, total, fwhm)
+    unresolved = packaged_table("imaging_parameters.csv").value("weights.unresolved_sd")
+    labels = images.labels.labels
+    array = np.zeros(labels.shape, np.float32)
+    log_sd = np.zeros(labels.shape, np.float32)
+    boxes = ndimage.find_objects(labels, max_label=len(images.regions))
+    psf_ml = (fwhm / 10.0) ** 3
+    for n, (region, box) in enumerate(zip(images.regions, boxes, strict=True), start=1):
+        if box is None:
+            if region.name == REST:
+                continue
+            raise InputError(f"region {region.name} has no voxel", expected="at least one voxel", kind="input.mask")
+        inside = labels[box] == n
+        values = sharp[box][inside].astype(np.float64)
+        mean = values.mean()
+        ratio = values / mean if mean > 0 else np.ones(values.shape)
+        noise_here = noise[box][inside].astype(np.float64)
+        observed, expected = float(ratio.var()), float(noise_here.mean())
+        seen = region.volume_ml / (region.volume_ml + psf_ml)
+        share = max(0.0, 1.0 - expected / observed) * seen if observed > 0 else 0.0
+        pattern = 1.0 + share * (ratio - 1.0)
+        array[box][inside] = pattern / pattern.sum()
+        # error of the shrunk pattern: noise that came through, and structure that the resolution hides
+        log_sd[box][inside] = np.sqrt(np.log1p(share * noise_here + unresolved**2))
+    return VoxelWeights(array, images.labels, log_sd)
+
+
+def weight_draws(images: CycleImages, n: int, seed: int | Sequence[int]) -> tuple[VoxelWeights, ...]:
+    """`n` draws of the weights: log-normal errors with the correlation of the reconstructed noise, normalised per region.
+
+    Draw k depends on `seed` and k only.
+    """
+    best = voxel_weights(images)
+    fwhm = float(np.mean([s.resolution_fwhm_mm for s in images.registered]))
+    width = packaged_table("imaging_parameters.csv").value("noise.correlation_fwhm") * fwhm * SIGMA_PER_FWHM
+    sigma = [width / s for s in images.spacing_mm]
+    root = [seed] if isinstance(seed, int) else list(seed)
+    labels = images.labels.labels
+    out = []
+    for k in range(n):
+        white = np.random.default_rng([*root, k]).standard_normal(labels.shape, dtype=np.float32)
+        field = ndimage.gaussian_filter(white, sigma, mode="wrap")
+        field /= field.std()
+        drawn = best.array * np.exp(best.log_sd * field)
+        sums = np.bincount(labels.ravel(), weights=drawn.ravel(), minlength=len(images.regions) + 1)
+        sums[0] = 1.0
+        drawn /= np.where(sums > 0, sums, 1.0).astype(np.float32)[labels]
+        out.append(VoxelWeights(drawn, images.labels, best.log_sd))
+    return tuple(out)
