@@ -8,6 +8,7 @@ from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
 import numpy.typing as npt
 
 from tdt_core.dosimetry.units import Array32
@@ -53,6 +54,13 @@ class DoseEngine(Protocol):
 
     def energy(self, tia_mbq_h: npt.NDArray[Any]) -> Array32:
         """(z, y, x) energy deposited per voxel, J, for (z, y, x) time-integrated activity per voxel, MBq h."""
+        ...
+
+    def escaping_fraction(self, absorbing: npt.NDArray[np.bool_]) -> Array32:
+        """(z, y, x) fraction of the energy emitted in a voxel that ends outside the `absorbing` voxels.
+
+        Found by another way than `energy`, so that the energy balance can be checked at run time.
+        """
         ...
 
 

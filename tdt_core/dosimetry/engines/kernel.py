@@ -77,12 +77,21 @@ class KernelEngine:
 
     def energy(self, tia_mbq_h: npt.NDArray[Any]) -> Array32:
         """Energy per voxel, J."""
-        tia = np.ascontiguousarray(tia_mbq_h, np.float32)
-        energy_kev = self._near(tia)
-        if self._far is not None:
-            energy_kev += prolonged(self._far(coarsened(tia)), self.shape)
+        energy_kev = self._spread(np.ascontiguousarray(tia_mbq_h, np.float32))
         energy_kev *= np.float32(JOULE_PER_MBQ_H_KEV)
         return np.maximum(energy_kev, np.float32(0.0), out=energy_kev)  # rounding of the FFT, 1e-7 of the largest value
+
+    def escaping_fraction(self, absorbing: npt.NDArray[np.bool_]) -> Array32:
+        """By reciprocity: what reaches the absorbing voxels from one voxel is what reaches it from all of them."""
+        reached = self._spread(absorbing.astype(np.float32))
+        return np.clip(1.0 - reached / np.float32(self.emitted_kev), 0.0, 1.0)
+
+    def _spread(self, decays: Array32) -> Array32:
+        """Energy per voxel, keV, for decays per voxel."""
+        energy_kev = self._near(decays)
+        if self._far is not None:
+            energy_kev += prolonged(self._far(coarsened(decays)), self.shape)
+        return energy_kev
 
 
 def kernel_octants(setting: EngineSetting, edges: Edges, exact: bool) -> tuple[FloatArray, FloatArray | None]:

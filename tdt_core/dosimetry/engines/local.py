@@ -24,11 +24,15 @@ class LocalEngine:
     def __init__(self, setting: EngineSetting) -> None:
         emitted = emissions(setting.nuclide, setting.progeny)
         self.emitted_kev = emitted.total_kev
-        self._joule_per_mbq_h = np.float32((emitted.electrons.total_kev + emitted.local_kev) * JOULE_PER_MBQ_H_KEV)
+        self._local_kev = emitted.electrons.total_kev + emitted.local_kev
 
     def energy(self, tia_mbq_h: npt.NDArray[Any]) -> Array32:
         """Energy per voxel, J."""
-        return np.asarray(tia_mbq_h, np.float32) * self._joule_per_mbq_h
+        return np.asarray(tia_mbq_h, np.float32) * np.float32(self._local_kev * JOULE_PER_MBQ_H_KEV)
+
+    def escaping_fraction(self, absorbing: npt.NDArray[np.bool_]) -> Array32:
+        """The photons' share; everything where the voxel does not absorb."""
+        return np.where(absorbing, np.float32(1.0 - self._local_kev / self.emitted_kev), np.float32(1.0))
 
 
 register_engine("local", LocalEngine)

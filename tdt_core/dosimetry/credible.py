@@ -1,0 +1,250 @@
+"""Credible dose: mean and standard deviation per voxel, draws per region, from draws of time-integrated activity.
+
+Dose is linear in activity, so one basis map per source region carries all draws:
+
+    D[d, v] = sum_s a[d, s] B[s, v] / f[d, r(v)]          B[s] = dose of 1 MBq h of region s spread by its weights
+
+with f the true mass over the measured mass of the region that holds the voxel (1 outside regions). Mean and covariance of
+a / f over the draws give the maps exactly; region doses use the same basis, so they agree with the map. The pattern of
+activity inside regions has its own noise: its maps are the dose of the mean activity under redrawn weights, and their variance
+is added to that of the draws.
+
+Cost: one convolution per source region and pattern draw (in parallel over `map`), then two products with the (regions, voxels)
+basis. Memory: regions x voxels in float32, 170 MB for 25 regions of 1.7 million voxels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tdt_core.dosimetry.conservation import energy_balance
+from tdt_core.dosimetry.density import check_spacing, density_map, dose_gy, mass_kg
+from tdt_core.dosimetry.dvh import CURVE_POINTS, metrics, volume_curves
+from tdt_core.dosimetry.engines import DoseEngine, EngineSetting, build_engine
+from tdt_core.dosimetry.units import Array32, FloatArray
+from tdt_core.errors import GeometryError, InputError
+from tdt_core.nuclides import Progeny
+
+Mask = npt.NDArray[np.bool_]
+
+DVH_DRAWS = 200
+DVH_VOXELS = 10_000
+_BLOCK = 200_000
+
+
+@dataclass(frozen=True, eq=False)
+class CredibleDose:
+    """Absorbed dose of one administration with its uncertainty.
+
+    Attributes
+    ----------
+    regions : names, in the order of every axis of regions.
+    mean_gy, sd_gy : (z, y, x) float32.
+    region_dose_gy : (draws, regions) mean over the voxels of a region; its mean over draws is the mean of the map there.
+    dose_matrix_gy_per_mbq_h : (target, source) mean dose of a target per MBq h in a source, at the measured masses.
+    dvh : per region `{region, dose_gy, q05, q50, q95, metrics}`, plain lists of volume fractions over draws.
+    conservation : `emitted_j`, `deposited_j`, `escaped_fraction`, `balance_relative_difference`,
+        `activity_relative_difference`.
+    """
+
+    regions: tuple[str, ...]
+    mean_gy: Array32
+    sd_gy: Array32
+    region_dose_gy: FloatArray
+    dose_matrix_gy_per_mbq_h: FloatArray
+    dvh: list[dict[str, Any]]
+    conservation: dict[str, float]
+
+
+def credible_dose(
+    weights: Mapping[str, npt.NDArray[Any]],
+    tia_mbq_h: npt.NDArray[Any],
+    masks: Mapping[str, Mask],
+    *,
+    spacing_mm: tuple[float, float, float],
+    nuclide: str,
+    density_g_cm3: float | npt.NDArray[Any] | None = None,
+    material: npt.NDArray[Any] | None = None,
+    mass_factors: npt.NDArray[Any] | None = None,
+    noise_draws: Iterable[npt.NDArray[Any]] | None = None,
+    engine: str = "kernel",
+    progeny: Progeny = "equilibrium",
+    cache: MutableMapping[str, Any] | None = None,
+    map: Callable[..., Iterable[Any]] = map,
+) -> CredibleDose:
+    """Mean and SD maps, region draws, dose matrix and DVH bands.
+
+    Parameters
+    ----------
+    weights : per source region (z, y, x) share of its activity in each voxel; each sums to 1. Their order is the order of
+        regions everywhere.
+    tia_mbq_h : (draws, regions) time-integrated activity.
+    masks : per region (z, y, x) its voxels; not empty, not overlapping.
+    spacing_mm, nuclide, density_g_cm3, material, engine, progeny, cache : as for `absorbed_dose`.
+    mass_factors : (draws, regions) true mass over measured mass; a region's dose is divided by it. That also divides the
+        cross-dose, whose energy scales with the mass: an error of the factor's deviation times the cross share.
+    noise_draws : arrays (regions, z, y, x) of redrawn weights.
+    map : `map`, or a parallel one of the same form; results do not depend on it.
+
+    Raises
+    ------
+    GeometryError, InputError : grids, masks, draws without meaning. ConservationError : the energy does not balance.
+    """
+    names = tuple(weights)
+    tia = _checked_draws(tia_mbq_h, names, "time-integrated activity, MBq h")
+    factors = np.ones_like(tia) if mass_factors is None else _checked_draws(mass_factors, names, "mass factors")
+    if factors.shape != tia.shape or not (factors > 0).all():
+        raise InputError("mass factors", expected="positive, one per draw and region", kind="input.mass")
+    check_spacing(spacing_mm)
+    shape = _common_shape(weights)
+    owner = _owners(names, masks, shape)
+    density = density_map(shape, density_g_cm3, material)
+    mass = mass_kg(density, spacing_mm)
+    built = build_engine(engine, EngineSetting(nuclide, spacing_mm, density, material, progeny, cache))
+
+    basis = np.empty((len(names), *shape), np.float32)
+    deposited_j = np.empty(len(names))
+    stack = [np.asarray(weights[n], np.float32) for n in names]
+    for i, energy in enumerate(map(built.energy, stack)):
+        basis[i] = dose_gy(energy, mass)
+        deposited_j[i] = energy.sum(where=mass > 0, dtype=np.float64)
+    conservation = energy_balance(built, stack, tia.mean(axis=0), deposited_j, mass > 0)
+
+    mean, variance = _moments(basis, owner, tia, factors)
+    if noise_draws is not None:
+        variance += _pattern_variance(built, noise_draws, tia, factors, mass, owner, map)
+    matrix = np.array([[basis[s][owner == r].mean(dtype=np.float64) for s in range(len(names))] for r in range(len(names))])
+    return CredibleDose(
+        regions=names,
+        mean_gy=mean,
+        sd_gy=np.sqrt(np.maximum(variance, 0.0, out=variance), out=variance),
+        region_dose_gy=(tia @ matrix.T) / factors,
+        dose_matrix_gy_per_mbq_h=matrix,
+        dvh=[_bands(n, basis[:, owner == r], tia, factors[:, r]) for r, n in enumerate(names)],
+        conservation=conservation,
+    )
+
+
+def _checked_draws(values: npt.NDArray[Any], names: tuple[str, ...], what: str) -> FloatArray:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 2 or array.shape[1] != len(names) or len(array) < 1:
+        raise InputError(f"{what} of shape {array.shape}", expected=f"(draws, {len(names)})", kind="input.draws")
+    if not np.isfinite(array).all() or (array < 0).any():
+        raise InputError(f"{what} with negative or non-finite values", expected=">= 0", kind="input.draws")
+    return array
+
+
+def _common_shape(weights: Mapping[str, npt.NDArray[Any]]) -> tuple[int, int, int]:
+    shapes = {np.shape(w) for w in weights.values()}
+    if len(shapes) != 1 or any(len(s) != 3 for s in shapes):
+        raise GeometryError(f"weights of shapes {sorted(shapes)}", expected="one (z, y, x) grid for all regions")
+    z, y, x = shapes.pop()
+    return z, y, x
+
+
+def _owners(names: tuple[str, ...], masks: Mapping[str, Mask], shape: tuple[int, int, int]) -> npt.NDArray[np.int16]:
+    """(z, y, x) index of the region that holds each voxel, -1 outside. Masks must be complete, disjoint and not empty."""
+    owner = np.full(shape, -1, np.int16)
+    for i, name in enumerate(names):
+        if name not in masks:
+            raise GeometryError(f"region {name} has weights but no mask", expected="one mask per region")
+        mask = np.asarray(masks[name], dtype=bool)
+        if mask.shape != shape:
+            raise GeometryError(f"mask of {name} has shape {mask.shape}", expected=f"the grid of the weights, {shape}")
+        if not mask.any():
+            raise GeometryError(f"region {name} holds no voxel", expected="at least one voxel", kind="input.empty_mask")
+        if (owner[mask] >= 0).any():
+            other = names[int(owner[mask].max())]
+            raise GeometryError(
+                f"regions {name} and {other} overlap",
+                expected="every voxel in at most one region",
+                remedy="cut one of the contours",
+                kind="input.overlap",
+            )
+        owner[mask] = i
+    return owner
+
+
+def _moments(basis: Array32, owner: npt.NDArray[np.int16], tia: FloatArray, factors: FloatArray) -> tuple[Array32, Array32]:
+    """Mean and variance per voxel over the draws of a / f."""
+    shape = owner.shape
+    flat, owners = basis.reshape(len(basis), -1), owner.ravel()
+    mean, variance = np.zeros(owners.size, np.float32), np.zeros(owners.size, np.float32)
+    for r in range(-1, tia.shape[1]):
+        scaled = tia / factors[:, [r]] if r >= 0 else tia
+        average = scaled.mean(axis=0).astype(np.float32)
+        spread = ((scaled - scaled.mean(axis=0)) / np.sqrt(max(len(scaled) - 1, 1))).T  # (regions, draws): C = spread spread'
+        root = np.asarray(np.linalg.qr(spread.T, mode="r"), np.float32)  # C = root' root, so var = |root b|^2
+        voxels = np.flatnonzero(owners == r)
+        for start in range(0, voxels.size, _BLOCK):
+            block = voxels[start : start + _BLOCK]
+            b = flat[:, block]
+            mean[block] = average @ b
+            variance[block] = np.square(root @ b).sum(axis=0)
+    return mean.reshape(shape), variance.reshape(shape)
+
+
+def _pattern_variance(
+    engine: DoseEngine,
+    noise_draws: Iterable[npt.NDArray[Any]],
+    tia: FloatArray,
+    factors: FloatArray,
+    mass: Array32,
+    owner: npt.NDArray[np.int16],
+    map: Callable[..., Iterable[Any]],
+) -> Array32:
+    """Variance of the dose of the mean activity over redrawn patterns (unbiased, about their own mean)."""
+    average = tia.mean(axis=0)
+    patterns = [np.tensordot(average.astype(np.float32), np.asarray(d, np.float32), axes=1) for d in noise_draws]
+    if len(patterns) < 2:
+        raise InputError(f"{len(patterns)} noise draws", expected="none, or at least two", kind="input.draws")
+    if patterns[0].shape != mass.shape:
+        raise GeometryError(f"noise draws on a grid of shape {patterns[0].shape}", expected=f"{mass.shape}")
+    inverse = np.append(np.mean(1.0 / factors, axis=0), 1.0)[owner].astype(np.float32)
+    total, square, centre = np.zeros_like(mass), np.zeros_like(mass), None
+    for energy in map(engine.energy, patterns):
+        dose = dose_gy(energy, mass) * inverse
+        centre = dose if centre is None else centre
+        dose = dose - centre  # keeps the squares small
+        total += dose
+        square += dose**2
+    n = np.float32(len(patterns))
+    return np.asarray(np.maximum(square - total**2 / n, 0.0) / (n - 1), np.float32)
+
+
+def _bands(name: str, basis: Array32, tia: FloatArray, factor: FloatArray) -> dict[str, Any]:
+    """DVH with bands of one region: (regions, voxels) basis; up to `DVH_DRAWS` draws and `DVH_VOXELS` voxels.
+
+    Voxels are taken evenly from the order of the mean dose, so that the thinned histogram keeps its shape.
+    """
+    average = (tia / factor[:, None]).mean(axis=0)
+    voxels = basis.shape[1]
+    if voxels > DVH_VOXELS:
+        order = np.argsort(average.astype(np.float32) @ basis, kind="stable")
+        basis = basis[:, order[np.linspace(0, voxels - 1, DVH_VOXELS).round().astype(int)]]
+    chosen = np.unique(np.linspace(0, len(tia) - 1, min(len(tia), DVH_DRAWS)).round().astype(int))
+    draws = (tia[chosen] / factor[chosen, None]).astype(np.float32)
+    ordered = np.sort(basis.T @ draws.T, axis=0)
+    grid = np.linspace(0.0, float(np.quantile(ordered[-1], 0.95)) * 1.02 or 1.0, CURVE_POINTS)
+    low, mid, high = np.quantile(volume_curves(ordered, grid), (0.05, 0.5, 0.95), axis=1)
+    return {
+        "region": name,
+        "dose_gy": grid.tolist(),
+        "q05": low.tolist(),
+        "q50": mid.tolist(),
+        "q95": high.tolist(),
+        "metrics": {k: summary(v) for k, v in metrics(ordered).items()},
+    }
+
+
+def summary(draws: npt.NDArray[Any]) -> dict[str, float]:
+    """Mean, SD and 5, 50, 95 % quantiles of draws."""
+    values = np.asarray(draws, dtype=np.float64)
+    low, mid, high = np.quantile(values, (0.05, 0.5, 0.95))
+    sd = float(values.std(ddof=1)) if values.size > 1 else 0.0
+    return {"mean": float(values.mean()), "sd": sd, "q05": float(low), "q50": float(mid), "q95": float(high)}
