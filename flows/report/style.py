@@ -67,9 +67,9 @@ def number(value: Any, digits: int = 3) -> str:
         return "–"
     if value == 0:
         return "0"
-    size = math.floor(math.log10(abs(value)))
+    size = math.floor(math.log10(abs(float(f"{value:.{digits - 1}e}"))))  # of the rounded value: 99.96 counts as 100
     if not -5 < size < 7:
-        return f"{value:.{digits - 1}e}"
+        return f"{value:.{digits - 1}e}".replace("-", "−")
     places = max(digits - 1 - size, 0)
     rounded = round(value, digits - 1 - size) if size >= digits else value
     return f"{rounded:,.{places}f}".replace(",", THIN).replace("-", "−")

@@ -1,0 +1,282 @@
+"""The report page: it stands alone, hides nothing, escapes everything, and says what was decided."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from html import unescape
+from typing import Any
+
+import pytest
+import xarray as xr
+from state_builder import build_dose, build_state
+
+from flows.report import BANNER, render_report, sections
+from tdt_core.twin import Decision, TwinState
+
+SMALL = (60, 28, 36)
+
+
+@pytest.fixture(scope="module")
+def state() -> TwinState:
+    return build_state(2, parent="0" * 64)
+
+
+@pytest.fixture(scope="module")
+def dose(state: TwinState) -> xr.Dataset:
+    return build_dose(state, SMALL, 11.5)
+
+
+@pytest.fixture(scope="module")
+def page(state: TwinState, dose: xr.Dataset) -> str:
+    return render_report(state, dose)
+
+
+def with_summary(state: TwinState, **changes: Any) -> TwinState:
+    return replace(state, summary={**state.summary, **changes})
+
+
+def text_of(html: str) -> str:
+    body = re.sub(r"<style>.*?</style>", "", html, flags=re.S)
+    return unescape(re.sub(r"[ \n]+", " ", re.sub(r"<[^>]+>", " ", body)))
+
+
+def test_a_page_asks_for_nothing_outside_itself(page: str) -> None:
+    addresses = set(re.findall(r"""(?:href|src|action|data|url)\s*[=(]\s*["']?([^"'\s)>]+)""", page))
+    outside = {a for a in addresses if not a.startswith(("#", "data:"))}
+    assert not outside
+    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", page)
+    assert "@import" not in page
+
+
+def test_a_page_runs_no_script_and_forbids_all_but_its_own_style(page: str) -> None:
+    assert not re.search(r"<script|<iframe|<object|<embed|<form|javascript:|\son\w+=", page, re.I)
+    assert not re.search(r"<[^>]+\sstyle=", page), "an inline style would be blocked by the policy"
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]+)"', page)
+    style = re.search(r"<style>(.*?)</style>", page, re.S)
+    assert policy
+    assert style
+    words = policy.group(1).replace("&#39;", "'")
+    assert words.startswith("default-src 'none';")
+    digest = base64.b64encode(hashlib.sha256(style.group(1).encode()).digest()).decode()
+    assert f"style-src 'sha256-{digest}'" in words
+    assert "unsafe" not in words
+
+
+def test_the_same_state_makes_the_same_bytes(state: TwinState, dose: xr.Dataset, page: str) -> None:
+    assert render_report(state, dose) == page
+
+
+def test_a_page_of_a_whole_body_is_small_and_quick(state: TwinState) -> None:
+    large = build_dose(state)
+    start = time.process_time()
+    html = render_report(state, large)
+    assert time.process_time() - start < 6.0
+    assert len(html) < 4_000_000
+
+
+def test_research_use_is_said_on_top_and_at_the_bottom(page: str) -> None:
+    text = text_of(page)
+    assert text.count(BANNER) == 2
+    assert text.strip().endswith(BANNER)
+    assert text.index(BANNER) < 200
+
+
+def test_a_page_names_state_parent_model_and_every_digest(state: TwinState, page: str) -> None:
+    for word in (state.id, str(state.parent), state.model, *state.evidence.digests, state.identity["science"]):
+        assert word in page
+
+
+def test_every_region_has_dose_interval_curve_and_histogram(state: TwinState, page: str) -> None:
+    for row in state.summary["doses"]:
+        name = sections.name_of(row["region"])
+        assert f"{name}</td>" in page
+    for curve in state.summary["curves"]:
+        name = sections.name_of(curve["region"])
+        assert page.count(f"Activity of {name} over time with its 90 % band") == 2, "linear and logarithmic"
+        assert page.count(f"Dose-volume histogram of {name}") == 1
+
+
+def test_absorbed_dose_and_bed_limits_stand_apart(state: TwinState, page: str) -> None:
+    text = text_of(page)
+    absorbed = text.index("Absorbed dose", text.index("Cumulative dose against limits"))
+    biological = text.index("Biologically effective dose", absorbed)
+    assert absorbed < text.index("of 2 Gy", absorbed) < biological < text.index("of 40 Gy", biological)
+
+
+def test_assumed_doses_and_numbers_are_marked(state: TwinState, page: str) -> None:
+    assert '<span class="tag assumed">assumed</span>' in page
+    for row in state.summary["assumed"]:
+        assert row["name"] in page
+        assert row["source"] in page
+
+
+def test_every_datum_of_the_fit_is_listed_with_its_status(state: TwinState, page: str) -> None:
+    table = page[page.index("Every datum") : page.index('id="assumed"')]
+    assert table.count("<tr") == len(state.posterior.fit_report) + 1
+    assert table.count(">outlier<") == 1
+    assert table.count(">missing<") == 1
+    assert "outside the field of view" in table
+
+
+def test_outliers_and_missing_scans_are_marked_on_the_curves(page: str) -> None:
+    assert re.search(r"<title>3 days: [\d.]+ ± [\d.]+ MBq, outlier</title>", page)
+    assert "<title>7 days: missing</title>" in page
+
+
+def test_laboratory_trends_are_called_trends_and_not_forecasts(page: str) -> None:
+    assert "trend of the data, not a mechanistic forecast" in page
+    assert "CTCAE v5.0" in page
+
+
+def test_a_grade_line_is_drawn_only_in_the_unit_it_was_stated_in() -> None:
+    assert (50.0, "grade 3") in sections.grade_lines("platelets", "10*9/L")
+    assert sections.grade_lines("platelets", "10*3/uL") == []
+    assert sections.grade_lines("psa", "ng/mL") == []
+
+
+WAITING = "Waiting for a signature"
+
+
+def decision(state: TwinState, kind: str, activity: float | None = 7000.0, scripted: bool = False) -> Decision:
+    who = "" if kind == "retrospective" else "A. Person"
+    return Decision(state.id, kind, activity, who, "physician", "kidney function fell", scripted)  # type: ignore[arg-type]
+
+
+def test_an_open_proposal_waits_and_nothing_is_filled_in(state: TwinState, page: str) -> None:
+    assert WAITING in page
+    proposed = f"{state.proposal.activity_mbq:,.0f}".replace(",", "\u202f")  # type: ignore[union-attr]
+    assert f"Proposed for cycle 3: {proposed} MBq" in page
+    block = page[page.index('class="sign"') :]
+    assert proposed not in text_of(block)
+    assert "<input" not in block
+    assert block.count("(required)") == 4
+
+
+@pytest.mark.parametrize(
+    ("kind", "scripted", "words"),
+    [
+        ("signed", False, "Signed as proposed, 7\u202f000 MBq, by A. Person (physician)"),
+        ("changed", False, "Changed to 7\u202f000 MBq by A. Person (physician): kidney function fell"),
+        ("refused", False, "Refused by A. Person (physician): kidney function fell"),
+        ("signed", True, "a program made this decision for the demonstration, no person did"),
+        ("retrospective", False, "nobody was asked to sign"),
+    ],
+)
+def test_a_page_says_what_was_decided_and_by_whom(
+    state: TwinState, dose: xr.Dataset, kind: str, scripted: bool, words: str
+) -> None:
+    html = render_report(state, dose, decision(state, kind, None if kind == "refused" else 7000.0, scripted))
+    assert words in text_of(html)
+    assert WAITING not in html
+    assert 'class="sign"' not in html, "a decided state has no empty form"
+
+
+def test_a_signature_is_called_a_claim(state: TwinState, dose: xr.Dataset) -> None:
+    html = render_report(state, dose, decision(state, "signed"))
+    assert "a claim; the software does not prove who it was" in html
+
+
+def test_an_abstention_is_the_headline_with_its_reasons(dose: xr.Dataset) -> None:
+    abstaining = build_state(2, abstain=True)
+    text = text_of(render_report(abstaining, dose))
+    assert "No recommendation for cycle 3." in text
+    assert "The twin abstains: the model does not fit the data: 2J/n = 3.40" in text
+    assert "Proposed for" not in text
+    assert "proposed " not in text[text.index("Proposal and its risk") : text.index("Patient and administration")]
+
+
+def test_a_state_without_proposal_says_so(state: TwinState, dose: xr.Dataset) -> None:
+    text = text_of(render_report(replace(state, proposal=None), dose))
+    assert "nothing is proposed" in text
+    assert "this state has no proposal" in text
+
+
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&"
+
+
+def test_words_from_data_are_escaped_wherever_they_appear(state: TwinState, dose: xr.Dataset) -> None:
+    lesion = replace(state.lesions[0], site=HOSTILE)
+    summary = {
+        "warnings": [HOSTILE],
+        "assumed": [{"name": HOSTILE, "value": 1.0, "unit": HOSTILE, "source": HOSTILE}],
+        "labs": [{**state.summary["labs"][0], "analyte": HOSTILE, "unit": HOSTILE}],
+        "curves": [{**state.summary["curves"][0], "region": f"lesion/{HOSTILE}"}],
+        "dvh": [{**state.summary["dvh"][0], "region": f"lesion/{HOSTILE}"}],
+    }
+    hostile = replace(with_summary(state, **summary), lesions=(lesion,))
+    signed = Decision(state.id, "changed", 7000.0, HOSTILE, HOSTILE, HOSTILE)
+    html = render_report(hostile, dose, signed, {HOSTILE: HOSTILE})
+    assert "<script" not in html
+    assert "<img" not in html
+    assert "&lt;script&gt;" in html
+
+
+def test_truth_is_shown_only_where_it_is_known(state: TwinState, dose: xr.Dataset, page: str) -> None:
+    assert "Where the twin errs against truth" not in page
+    means = {r["region"]: r["dose_gy"] for r in state.summary["doses"]}
+    truth = {"regions": {"liver": {"dose_gy": means["liver"]["q50"]}, "spleen": {"dose_gy": 2 * means["spleen"]["q95"]}}}
+    rows = sections.truth_rows(state, truth)
+    assert [(r["name"], r["inside"]) for r in rows] == [("Liver", True), ("Spleen", False)]
+    assert rows[0]["error"] == pytest.approx(0.0)
+    assert "Where the twin errs against truth" in render_report(state, dose, truth=truth)
+
+
+def test_the_forecast_of_the_state_before_stands_beside_what_came(state: TwinState, dose: xr.Dataset, page: str) -> None:
+    before = build_state(1)
+    assert "Forecast and what came" not in page
+    html = render_report(state, dose, previous=before)
+    assert "Forecast and what came" in html
+    shown = [r["region"] for r in sections.forecast_pairs(state, before)]
+    assert "kidneys" in shown
+    assert "kidney_left" not in shown
+    assert "red_marrow" not in shown, "an assumed dose shows nothing about a forecast"
+
+
+def test_the_proposed_cycle_adds_its_forecast_to_absorbed_dose_only(state: TwinState) -> None:
+    rows = sections.limit_rows(state)
+    assert state.proposal is not None
+    assert state.proposal.activity_mbq is not None
+    (marrow,) = [r for r in rows["AD"] if r["organ"] == "red_marrow"]
+    per_gbq = next(r["gy_per_gbq"] for r in state.summary["forecast"] if r["region"] == "red_marrow")
+    added = marrow["after_gy"]["q50"] - marrow["cumulative_gy"]["q50"]
+    assert added == pytest.approx(per_gbq["q50"] * state.proposal.activity_mbq / 1000)
+    assert all("after_gy" not in r for r in rows["BED"])
+
+
+def test_the_cycle_table_sums_to_the_ledger(state: TwinState) -> None:
+    table = sections.cycle_table(state)
+    row = next(r for r in table["rows"] if r["name"] == "Kidneys")
+    assert sum(q["mean"] for q in row["cycles"]) == pytest.approx(row["total"]["mean"])
+    assert row["total"]["mean"] == pytest.approx(float(state.ledger.cumulative("kidneys").mean()))
+
+
+EMPTY: Mapping[str, Any] = {
+    "doses": [], "cumulative": [], "curves": [], "dvh": [], "labs": [], "forecast": [], "acquisitions": [],
+    "conservation": {}, "assumed": [], "warnings": [], "diagnostics": {},
+}  # fmt: skip
+
+
+def test_a_state_with_nothing_to_show_still_makes_a_page(state: TwinState, dose: xr.Dataset) -> None:
+    bare = replace(state, summary=dict(EMPTY), proposal=None, lesions=())
+    text = text_of(render_report(bare, dose))
+    assert "No lesion is tracked" in text
+    assert "No limit is set" in text
+    assert state.id in text
+
+
+def test_a_bed_limit_without_alpha_beta_is_left_out_instead_of_failing(state: TwinState, dose: xr.Dataset) -> None:
+    rows = [{**r, "cumulative_gy": None if r["quantity"] == "BED" else r["cumulative_gy"]} for r in state.summary["cumulative"]]
+    text = text_of(render_report(with_summary(state, cumulative=rows), dose))
+    assert "of 40 Gy" not in text
+
+
+def test_a_censored_value_keeps_its_comparator(state: TwinState, dose: xr.Dataset) -> None:
+    row = next(r for r in state.summary["labs"] if r["analyte"] == "psa")
+    points = [*row["points"][:-1], {**row["points"][-1], "value": 0.1, "comparator": "<"}]
+    html = render_report(with_summary(state, labs=[{**row, "points": points}]), dose)
+    assert "&lt;0.100 ng/mL" in html
