@@ -41,7 +41,7 @@ MIGRATIONS: Mapping[int, Migration] = {}
 FAILURE_NOTE = "failure."
 """Beginning of the name of a note that tells of a patient's failed attempts."""
 
-FOLDERS = ("staging", "evidence", "twins", "derived", "trials", "notes/to_index", "locks", "mlartifacts")
+FOLDERS = ("staging", "evidence", "twins", "derived", "trials", "notes", "notes/to_index", "locks", "mlartifacts")
 
 
 @dataclass(frozen=True)
