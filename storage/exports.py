@@ -19,8 +19,9 @@ import numpy as np
 import xarray as xr
 from pydicom.dataset import Dataset
 
+from storage.atomic import write_atomic
 from storage.dicom.uids import derived_uid
-from storage.dicom.write_common import RESEARCH_USE, DicomPatient, DicomSeries, DicomStudy, Equipment, save
+from storage.dicom.write_common import RESEARCH_USE, DicomPatient, DicomSeries, DicomStudy, Equipment, encode
 from storage.dicom.write_ct import ct_series
 from storage.dicom.write_rtdose import rtdose
 from storage.dicom.write_seg import seg
@@ -107,7 +108,7 @@ def export_rtdose(
         dose_type="PHYSICAL" if quantity == "AD" else "EFFECTIVE",
         comment=comment,
     )
-    return save(d, path)
+    return _saved(d, path)
 
 
 def export_seg(path: Path, labels: LabelVolume, ct_hu: Volume, reference: ExportReference) -> Path:
@@ -124,12 +125,12 @@ def export_seg(path: Path, labels: LabelVolume, ct_hu: Volume, reference: Export
         tracking_seed=reference.pid,
         description="Regions of the twin state. Research use only.",
     )
-    return save(d, path)
+    return _saved(d, path)
 
 
 def export_ct(folder: Path, ct_hu: Volume, reference: ExportReference) -> list[Path]:
     """Write the CT on the dose grid, one file per slice, as derived images."""
-    return [save(d, folder / f"ct-{k:04d}.dcm") for k, d in enumerate(_ct(ct_hu, reference))]
+    return [_saved(d, folder / f"ct-{k:04d}.dcm") for k, d in enumerate(_ct(ct_hu, reference))]
 
 
 def export_state(folder: Path, state: TwinState, grid: xr.Dataset, *, with_ct: bool = False) -> dict[str, Path]:
@@ -179,6 +180,13 @@ def grid_labels(grid: xr.Dataset, regions: Sequence[Region]) -> LabelVolume:
         new[n] = kept.index(name) + 1 if name in known else 0
     labels = new[grid["label"].values]
     return LabelVolume(labels, grid_affine(grid), str(grid.attrs["frame_of_reference"]), tuple(known[n] for n in kept))
+
+
+def _saved(d: Dataset, path: Path) -> Path:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, encode(d))
+    return path
 
 
 def _ct(ct_hu: Volume, reference: ExportReference) -> list[Dataset]:

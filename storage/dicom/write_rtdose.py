@@ -77,7 +77,7 @@ def rtdose(
     d.PixelSpacing = ds_list(grid.spacing_mm)
     d.SliceThickness = ds(round(grid.normal_spacing_mm, 9))
     d.DoseUnits, d.DoseType, d.DoseSummationType = "GY", dose_type, "PLAN"
-    d.TissueHeterogeneityCorrection = "ROI_OVERRIDE"
+    d.TissueHeterogeneityCorrection = "IMAGE"  # densities come from the CT
     d.DoseComment = comment
     plan = Dataset()
     plan.ReferencedSOPClassUID, plan.ReferencedSOPInstanceUID = RTPLAN_SOP_CLASS, derived_uid(sop_uid, "plan stub")
