@@ -177,11 +177,10 @@ def _evaluate(target: tuple[Any, Any], source: tuple[Any, Any], at: FloatArray, 
     import SimpleITK as sitk
 
     shrink = _LEVELS[0][0]
-    size = [min(shrink, n) for n in target[0].GetSize()]
-    small = sitk.Shrink(target[0], size), sitk.Shrink(target[1], size)
-    method = _method(small[1], ((1, 0.0, 0.5, 1.0),), seed)
+    small = [sitk.Shrink(image, [min(shrink, n) for n in image.GetSize()]) for image in (*target, source[0])]
+    method = _method(small[1], ((1, 0.0, 1.0, 1.0),), seed)
     method.SetInitialTransform(_transform(at, centre), inPlace=False)
-    return float(method.MetricEvaluate(small[0], source[0]))
+    return float(method.MetricEvaluate(small[0], small[2]))
 
 
 def _optimise(
@@ -231,10 +230,14 @@ def _spread(fixed: Volume, body: BoolArray, one: FloatArray, other: FloatArray) 
 def _check(transform: RigidTransform, fixed: Volume, moving: Volume, fixed_body: BoolArray, moving_body: BoolArray) -> None:
     """Refuse a transform that cannot be meant. Compared where both fields of view reach."""
     p = packaged_table("imaging_parameters.csv")
-    moved = resample(moving.replace(moving_body.astype(np.float32), "1"), fixed, transform).array > 0.5
-    seen = resample(moving.replace(np.ones(moving.array.shape, np.float32), "1"), fixed, transform).array > 0.99
-    both = float((moved & fixed_body & seen).sum())
-    overlap = 2 * both / max(float((moved & seen).sum() + (fixed_body & seen).sum()), 1.0)
+    coarse = fixed.affine.copy()
+    coarse[:3, :3] *= 2
+    grid = Volume(np.zeros([(n + 1) // 2 for n in fixed_body.shape], np.float32), coarse, "1", fixed.frame_of_reference)
+    here = fixed_body[::2, ::2, ::2]
+    moved = resample(moving.replace(moving_body, "1"), grid, transform, "nearest").array
+    seen = resample(moving.replace(np.ones(moving_body.shape, bool), "1"), grid, transform, "nearest").array
+    both = float((moved & here & seen).sum())
+    overlap = 2 * both / max(float((moved & seen).sum() + (here & seen).sum()), 1.0)
     if transform.shift_mm > p.value("registration.largest_shift") or overlap < p.value("registration.smallest_overlap"):
         raise GeometryError(
             f"registration ends with a shift of {transform.shift_mm:.0f} mm and an overlap of the bodies of {overlap:.2f}",
