@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from flows import assemble, conclude, steps
+from flows import assemble, conclude, progress, steps
 from flows.plan import CyclePlan, decision_of, plan_chain
 from flows.site import Site
 from storage.cycles import digests_by_cycle, put_cycles
@@ -104,7 +104,7 @@ def bring_up_to_date(
             except TwinError as error:
                 site.store.record_failure(pid, plan.number, error.as_dict(), time=now())
                 raise
-    log = site.store.log(pid)
+    log = sorted(site.store.log(pid), key=lambda info: info.cycle)
     newest = site.store.load(log[-1].id) if log else None
     return {
         "pid": pid,
@@ -118,7 +118,8 @@ def make_state(site: Site, plan: CyclePlan, call: Caller, refit_reason: str = ""
     """Run the steps of one cycle and commit its state; a state that is there already is only committed again (no change)."""
     if not site.store.has(plan.state_id):
         for name, step in STEPS:
-            call(name, step, site, plan)
+            with progress.step(f"cycle {plan.number}: {name}"):
+                call(name, step, site, plan)
     call("commit", assemble.commit if not refit_reason else _commit_because(refit_reason), site, plan)
 
 

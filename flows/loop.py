@@ -13,14 +13,11 @@ from typing import Any
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from flows import chain, derived
+from flows import chain, derived, progress
 from flows.dask_client import dask_client, ordered_map
 from flows.plan import CyclePlan
 from flows.settings import load_settings
 from flows.site import Site, open_site
-
-Progress = Callable[[str, int, str], None]
-"""step name, cycle number, state id -> None; for the command line's progress."""
 
 
 @task(name="step", task_run_name="cycle {number}: {name}", persist_result=False, cache_policy=NO_CACHE)
@@ -49,20 +46,18 @@ def take_in_patient(folder: str, home: str | None = None) -> dict[str, Any]:
     return outcome
 
 
-def as_tasks(map_: Callable[..., Any], progress: Progress | None = None) -> chain.Caller:
+def as_tasks(map_: Callable[..., Any]) -> chain.Caller:
     """A caller that hands every step to Prefect, gives Dask to those that can use it and makes the derived files."""
 
     def call(name: str, step: chain.Step, site: Site, plan: CyclePlan) -> None:
-        if progress is not None:
-            progress(name, plan.number, plan.state_id)
-
         def bound() -> None:
             if name in ("quantify", "dose"):
                 step(site, plan, map_)
             else:
                 step(site, plan)
             if name == "commit":
-                derived.make(site, plan.state_id)
+                with progress.step(f"cycle {plan.number}: report and exports"):
+                    derived.make(site, plan.state_id)
 
         run_step(name, plan.number, plan.state_id, bound)
 
@@ -79,4 +74,4 @@ def replay(settings: Any, state_id: str) -> list[str]:
     return chain.replay(open_site(settings), state_id)
 
 
-__all__ = ["Progress", "as_tasks", "refit", "replay", "take_in_patient"]
+__all__ = ["as_tasks", "refit", "replay", "take_in_patient"]

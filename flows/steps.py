@@ -45,8 +45,8 @@ def quantify(site: Site, plan: CyclePlan, map_: MapLike = map) -> None:
     weights = voxel_weights(images)
     noise = weight_draws(images, NOISE_MAPS, seed=(site.settings.root_seed, plan.number))
     arrays = {
-        "weights": np.stack([weights[r.name] for r in images.regions]).astype(np.float32),
-        "noise": np.stack([[draw[r.name] for r in images.regions] for draw in noise]).astype(np.float32),
+        "weights": weights.array,
+        "noise": np.stack([draw.array for draw in noise]),
         "ct_hu": np.rint(images.ct_hu.array).astype(np.int16),
         "density": images.density.array.astype(np.float32),
         "labels": images.labels.labels,
@@ -174,15 +174,17 @@ def dose(site: Site, plan: CyclePlan, map_: MapLike = map) -> None:
     theta = posterior.draws[:, : len(rung.parameters)]
     tia = rung.time_integrated_activity(theta, given)
     names = [r.name for r in rung.regions]
+    masks = {name: arrays["labels"] == i + 1 for i, name in enumerate(names)}
+    ratio = mass_ratio(rung.regions, masks, arrays["density"], images["spacing_mm"])
     factors = mass_factor_draws(rung, len(theta), seed_of(plan))
     result = credible_dose(
-        {name: arrays["weights"][i] for i, name in enumerate(names)},
+        {name: np.where(masks[name], arrays["weights"], np.float32(0)) for name in names},
         tia,
-        {name: arrays["labels"] == i + 1 for i, name in enumerate(names)},
+        masks,
         spacing_mm=tuple(images["spacing_mm"]),
         nuclide=given.nuclide,
         density_g_cm3=arrays["density"],
-        mass_factors=factors,
+        mass_factors=factors * ratio,
         noise_draws=arrays["noise"],
         map=map_,
     )
@@ -194,12 +196,19 @@ def dose(site: Site, plan: CyclePlan, map_: MapLike = map) -> None:
             "sd": result.sd_gy,
             "bed": bed_map(arrays["labels"], rung.regions, result.mean_gy, g, site.tissues),
             "region_dose": result.region_dose_gy.T,
-            "matrix": result.dose_matrix_gy_per_mbq_h,
+            "matrix": result.dose_matrix_gy_per_mbq_h / ratio[:, None],
             "tia": tia.T,
             "g": g,
         },
         {"dvh": result.dvh, "conservation": result.conservation},
     )
+
+
+def mass_ratio(regions: tuple[Region, ...], masks: Mapping[str, Any], density: Any, spacing_mm: list[float]) -> Any:
+    """(regions,) mass of each region over the mass of its voxels on the dose grid: a region of few voxels does not fill them."""
+    voxel_ml = float(np.prod(spacing_mm)) / 1000.0
+    on_grid = np.array([float(density[masks[r.name]].sum(dtype=np.float64)) * voxel_ml for r in regions])
+    return np.array([r.mass_g for r in regions]) / on_grid
 
 
 def bed_map(labels: Any, regions: tuple[Region, ...], dose_gy: Any, g: Any, table: Mapping[str, Tissue]) -> Any:

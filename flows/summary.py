@@ -154,4 +154,3 @@ def assumed_rows(
         if x.status == "assumed"
     ]
     return rows
-

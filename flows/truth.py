@@ -19,7 +19,7 @@ KINDS = {
 def read_truth(path: Path) -> dict[int, Mapping[str, Any]]:
     """Cycle number -> truth of that cycle, from `truth.json`."""
     data = json.loads(path.read_text())
-    return {int(cycle["number"]): cycle for cycle in data["cycles"]}
+    return {int(cycle["number"]): cycle["truth"] for cycle in data["cycles"]}
 
 
 def kind_of(organ: str) -> str | None:

@@ -88,7 +88,7 @@ def credible_dose(
     spacing_mm, nuclide, density_g_cm3, material, engine, progeny, cache : as for `absorbed_dose`.
     mass_factors : (draws, regions) true mass over measured mass; a region's dose is divided by it. That also divides the
         cross-dose, whose energy scales with the mass: an error of the factor's deviation times the cross share.
-    noise_draws : arrays (regions, z, y, x) of redrawn weights.
+    noise_draws : arrays (z, y, x) of redrawn weights, in each voxel that of the region whose mask holds it.
     map : `map`, or a parallel one of the same form; results do not depend on it.
 
     Raises
@@ -178,8 +178,8 @@ def _moments(basis: Array32, owner: npt.NDArray[np.int16], tia: FloatArray, fact
     for r in range(-1, tia.shape[1]):
         scaled = tia / factors[:, [r]] if r >= 0 else tia
         average = scaled.mean(axis=0).astype(np.float32)
-        spread = ((scaled - scaled.mean(axis=0)) / np.sqrt(max(len(scaled) - 1, 1))).T  # (regions, draws): C = spread spread'
-        root = np.asarray(np.linalg.qr(spread.T, mode="r"), np.float32)  # C = root' root, so var = |root b|^2
+        spread = (scaled - scaled.mean(axis=0)) / np.sqrt(max(len(scaled) - 1, 1))  # covariance C = spread' spread
+        root = np.asarray(np.linalg.qr(spread, mode="r"), np.float32)  # C = root' root, so the variance is |root b|^2
         voxels = np.flatnonzero(owners == r)
         for start in range(0, voxels.size, _BLOCK):
             block = voxels[start : start + _BLOCK]
@@ -200,7 +200,8 @@ def _pattern_variance(
 ) -> Array32:
     """Variance of the dose of the mean activity over redrawn patterns (unbiased, about their own mean)."""
     average = tia.mean(axis=0)
-    patterns = [np.tensordot(average.astype(np.float32), np.asarray(d, np.float32), axes=1) for d in noise_draws]
+    activity = np.append(average, 0.0)[owner].astype(np.float32)
+    patterns = [activity * np.asarray(d, np.float32) for d in noise_draws]
     if len(patterns) < 2:
         raise InputError(f"{len(patterns)} noise draws", expected="none, or at least two", kind="input.draws")
     if patterns[0].shape != mass.shape:
