@@ -28,7 +28,7 @@ from tdt_core.twin import Decision
 pn: Any = panel  # its widgets carry no types
 
 ADDRESS = "127.0.0.1"
-REFRESH_MS = 15_000
+REFRESH_MS = 8_000
 PATIENT_LIST = """
 :host { width: 100%; font-size: 13px; }
 label { white-space: normal; display: flex; gap: .5rem; align-items: baseline; padding: .35rem 0; line-height: 1.4; }
@@ -46,9 +46,9 @@ class Dashboard:
         self.store = store
         self.css = _text("dashboard.css")
         self.patients = pn.widgets.RadioBoxGroup(
-            name="Patients", options=[], inline=False, sizing_mode="stretch_width", stylesheets=[PATIENT_LIST]
+            label="Patients", options=[], inline=False, sizing_mode="stretch_width", stylesheets=[PATIENT_LIST]
         )
-        self.states = pn.widgets.RadioButtonGroup(name="State", options=[])
+        self.states = pn.widgets.RadioButtonGroup(label="State", options=[])
         self.side = pn.Column(self._html("<h3>Patients</h3>"), self.patients, sizing_mode="stretch_width")
         self.main = pn.Column(sizing_mode="stretch_width")
         self.heads: dict[str, str | None] = {}

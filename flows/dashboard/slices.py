@@ -35,12 +35,12 @@ class SliceViewer:
         region = volumes.organ_in_focus(self.view, state.summary) or volumes.lesion_in_focus(self.view, state.summary)
         centre = volumes.focus_of(self.view, [region] if region else [])
         self.focus = list(centre or tuple(n // 2 for n in self.view.dose.shape))
-        self.plane = pn.widgets.RadioButtonGroup(name="Plane", options=["coronal", "axial", "sagittal"], value="coronal")
+        self.plane = pn.widgets.RadioButtonGroup(label="Plane", options=["coronal", "axial", "sagittal"], value="coronal")
         self.quantity = pn.widgets.RadioButtonGroup(
-            name="Quantity", options=["absorbed dose", "relative SD"], value="absorbed dose"
+            label="Quantity", options=["absorbed dose", "relative SD"], value="absorbed dose"
         )
-        self.slider = pn.widgets.IntSlider(name="Slice", start=1, end=2, value=1, sizing_mode="stretch_width")
-        self.outlines = pn.widgets.Checkbox(name="region outlines", value=True)
+        self.slider = pn.widgets.IntSlider(label="Slice", start=1, end=2, value=1, sizing_mode="stretch_width")
+        self.outlines = pn.widgets.Checkbox(label="region outlines", value=True)
         self.caption = pn.pane.HTML("", stylesheets=[css], sizing_mode="stretch_width")
         self.legend = pn.pane.HTML("", stylesheets=[css], sizing_mode="stretch_width")
         self.image = ColumnDataSource({"image": [], "x": [], "y": [], "dw": [], "dh": []})
