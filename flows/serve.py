@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, cast
 from uuid import UUID
 
 from prefect import flow, task
@@ -22,6 +22,7 @@ from prefect.flow_runs import suspend_flow_run
 from prefect.input import RunInput
 from prefect.logging import get_run_logger
 from prefect.states import Cancelled
+from prefect.types.entrypoint import EntrypointType
 
 from flows import inbox, sign
 from flows.loop import take_in_patient
@@ -81,7 +82,7 @@ def sign_off(state: str, home: str | None = None) -> dict[str, Any]:
             timeout=int(timedelta(days=settings.sign_off_days).total_seconds()),
         )
         try:
-            return record_plain(sign.record(store, _answer(filled, state)))
+            return record_plain(sign.record(settings, store, _answer(filled, state)))
         except InputError as error:
             refusal = str(error)
             get_run_logger().warning("the answer is refused: %s", refusal)
@@ -174,17 +175,29 @@ def deployments(settings: Settings) -> list[RunnerDeployment]:
     watch = watch_inbox.to_deployment(
         name="inbox",
         interval=timedelta(minutes=settings.watch_minutes),
+        paused=False,
         parameters={"home": home},
         concurrency_limit=1,
+        # by module: the served processes find it from any working folder
+        entrypoint_type=EntrypointType.MODULE_PATH,
         description="Looks into the inbox and takes in each new complete cycle.",
     )
     take = take_in_patient.to_deployment(
-        name="take-in", parameters={"home": home}, concurrency_limit=1, description="Takes one folder in."
+        name="take-in",
+        parameters={"home": home},
+        concurrency_limit=1,
+        entrypoint_type=EntrypointType.MODULE_PATH,
+        description="Takes one folder in.",
     )
     wait = sign_off.to_deployment(
-        name="sign-off", parameters={"home": home}, tags=[TAG], description="Waits, suspended, for a signature."
+        name="sign-off",
+        parameters={"home": home},
+        tags=[TAG],
+        entrypoint_type=EntrypointType.MODULE_PATH,
+        description="Waits, suspended, for a signature.",
     )
-    return [watch, take, wait]
+    # the synchronous form of `to_deployment` returns the deployment itself
+    return [cast(RunnerDeployment, d) for d in (watch, take, wait)]
 
 
 def resume(run: str, answer: sign.Answer) -> None:

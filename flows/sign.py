@@ -7,9 +7,7 @@ into the recorded reason. The name is a claim: this software does not prove who 
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -18,6 +16,7 @@ import numpy as np
 from flows.services import answers, environment, prefect_environment, served_api
 from flows.settings import Settings
 from storage.decisions import DecisionRecord, record_plain
+from storage.registry import catch_up
 from storage.twins import TwinStore, now
 from tdt_core.errors import ConflictError, InputError
 from tdt_core.twin import Decision, Proposal
@@ -125,22 +124,12 @@ def check(store: TwinStore, answer: Answer) -> Decision:
     )
 
 
-def record(store: TwinStore, answer: Answer) -> DecisionRecord:
-    """Check an answer and keep it; the same answer twice is one decision."""
-    decision = check(store, answer)
-    with index_told(store):
-        return store.decide(decision, time=now())
-
-
-@contextlib.contextmanager
-def index_told(store: TwinStore) -> Iterator[None]:
-    """Tell the MLflow index after the block. A failing index never undoes a decision: the store keeps a note to repeat it."""
-    yield
-    try:
-        from storage.registry import catch_up
-    except ImportError:
-        return
-    catch_up(store)
+def record(settings: Settings, store: TwinStore, given: Answer) -> DecisionRecord:
+    """Check an answer, keep it, tell the index; the same answer twice is one decision."""
+    kept = store.decide(check(store, given), time=now())
+    # a failing index never undoes a decision: the store keeps a note, and the next run tells it
+    catch_up(store, settings.tracking_uri)
+    return kept
 
 
 def description(proposal: Proposal | None, state_id: str) -> str:
@@ -198,7 +187,7 @@ def answer(settings: Settings, store: TwinStore, given: Answer) -> dict[str, Any
     The decision is written here, under our own checks, before the run is told: a server that is down or a run that fails
     afterwards cannot lose it, and the run finds the decision standing and ends.
     """
-    kept = record(store, given)
+    kept = record(settings, store, given)
     api = settings.prefect_api or served_api(settings)
     # a server that is down has nothing to tell: its next look at the inbox closes the run
     if api and answers(f"{api}/health"):

@@ -21,7 +21,10 @@ FloatArray = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Design:
-    """A trial: which arms, how many cycles, from which root seed. Plain data, so that it can be stored and sent."""
+    """A trial: which arms, how many cycles, from which root seed. Plain data, so that it can be stored and sent.
+
+    `limits` and `plan` are the site's; empty and None mean the packaged ones of `product`.
+    """
 
     root_seed: int
     patients: int = 200
@@ -30,11 +33,17 @@ class Design:
     product: str = "Lu-177-PSMA-617"
     rung: str = "sum_of_exponentials"
     n_draws: int = 300
+    limits: tuple[Limit, ...] = ()
+    plan: Product | None = None
+
+    def policy(self) -> tuple[Product, tuple[Limit, ...]]:
+        """Product and limits in force."""
+        return self.plan or packaged_products()[self.product], self.limits or packaged_limits()
 
 
 def simulate_patient(design: Design, number: int) -> FloatArray:
     """(arms, cycles, endpoints) results of virtual patient `number`; depends on nothing but its arguments."""
-    product, limits = packaged_products()[design.product], packaged_limits()
+    product, limits = design.policy()
     virtual = draw_patient(design.root_seed, number, design.cycles, product, design.rung)
     results = [_follow(design, virtual, arm, product, limits) for arm in arms(design.arms)]
     return np.array([[[e.value(cycle) for e in ENDPOINTS] for cycle in cycles] for cycles in results])

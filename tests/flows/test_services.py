@@ -112,19 +112,29 @@ def test_a_server_dies_with_its_guard(tmp_path: Path) -> None:
 
 def test_signals_are_given_back_after_the_block() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(SystemExit) as e, stopped_by_signals():
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(5)
+
+    def wait_for_the_signal() -> None:
+        with stopped_by_signals():
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+
+    with pytest.raises(SystemExit) as e:
+        wait_for_the_signal()
     assert e.value.code == 128 + signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_environment_is_restored_also_after_an_error() -> None:
-    os.environ["TDT_TEST_KEPT"] = "old"
-    try:
-        with pytest.raises(ValueError, match="x"), environment({"TDT_TEST_KEPT": "new", "TDT_TEST_NEW": "1"}):
+
+    def fail_inside() -> None:
+        with environment({"TDT_TEST_KEPT": "new", "TDT_TEST_NEW": "1"}):
             assert os.environ["TDT_TEST_KEPT"] == "new"
             raise ValueError("x")
+
+    os.environ["TDT_TEST_KEPT"] = "old"
+    try:
+        with pytest.raises(ValueError, match="x"):
+            fail_inside()
         assert os.environ["TDT_TEST_KEPT"] == "old"
         assert "TDT_TEST_NEW" not in os.environ
     finally:

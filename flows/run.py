@@ -1,0 +1,69 @@
+"""One folder through the loop, as `tdt run` and `tdt demo` do it: server, flow, what came of it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows import inbox, progress
+from flows.services import PrefectServer, prefect_server
+from flows.settings import Settings, make_folders
+from tdt_core.errors import InputError
+
+if TYPE_CHECKING:
+    from storage.twins import TwinStore
+
+
+@contextlib.contextmanager
+def orchestrated(settings: Settings) -> Iterator[PrefectServer]:
+    """The Prefect server of a command: starting in the background from here on, stopped at the end of the block."""
+    make_folders(settings)
+    with prefect_server(settings, wait=False) as server:
+        yield server
+
+
+def take_in(settings: Settings, server: PrefectServer, folder: Path) -> dict[str, Any]:
+    """Take one patient's folder in through the flow; returns what the flow returns.
+
+    Raises InputError (a `RefusedInbox` with the full report) when the folder is refused; nothing has changed then.
+    """
+    link = inbox.alias(settings, folder)
+    if not any(folder.iterdir()):
+        raise InputError("the folder is empty", remedy="name the folder that holds the patient's files", kind="input.empty")
+    if server.embedded:
+        with progress.step("orchestration server"):
+            server.ready()
+    else:
+        server.ready()
+    from flows.loop import take_in_patient
+
+    outcome: dict[str, Any] = take_in_patient(str(link), str(settings.home))
+    return outcome
+
+
+def outcome_of(settings: Settings, store: TwinStore, taken: dict[str, Any]) -> dict[str, Any]:
+    """What a person or a script wants to know after a run: chain in order of cycles, newest proposal, files."""
+    from flows.explain import proposal_line
+
+    chain = sorted(store.log(taken["pid"]), key=lambda info: info.cycle)
+    newest = store.load(chain[-1].id)
+    decision = store.decision(newest.id)
+    return {
+        "pid": taken["pid"],
+        "new": list(taken["new"]),
+        "states": [
+            {
+                "cycle": info.cycle,
+                "state": info.id,
+                "report": str(store.home.derived / info.id / "report.html"),
+                "new": info.id in taken["new"],
+            }
+            for info in chain
+        ],
+        "newest": newest.id,
+        "proposal": proposal_line(newest),
+        "proposed_mbq": None if newest.proposal is None else newest.proposal.activity_mbq,
+        "decision": None if decision is None else decision.kind,
+    }
