@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -127,8 +127,8 @@ class Chain:
         return self._done[number]
 
     def pet(self) -> CycleKinetics:
-        """The pre-therapy tracer, two weeks before therapy, with the parameters of cycle 1."""
-        state = self.state(1)
+        """The pre-therapy tracer, two weeks before therapy: cycle 1, with uptake that differs by organ as another ligand's."""
+        state = self._pet_state()
         rng = stream(self.settings.seed, "schedule", 2)
         _, _, product, ligand, nuclide = PRODUCTS[self.settings.product]
         activity = state.values["ligand.pet_activity"]
@@ -144,6 +144,15 @@ class Chain:
             intent="imaging",
         )
         return self._run(0, given, state, first_void_h=0.8)
+
+    def _pet_state(self) -> Physiology:
+        state = self.state(1)
+        rng, sd = stream(self.settings.seed, "schedule", 3), rows(DRIFT)["pet.agent_difference"].parameter.value
+        organs = sorted({name.split(".")[0] for name in state.values})
+        factor = {organ: float(np.exp(sd * rng.standard_normal())) for organ in organs}
+        uptake = ("transport", "unspecific", "reabsorption", "receptor_density")
+        values = {n: v * (factor[n.split(".")[0]] if n.endswith(uptake) else 1.0) for n, v in state.values.items()}
+        return replace(state, values=values)
 
     def _run(self, number: int, given: Administration, state: Physiology, first_void_h: float) -> CycleKinetics:
         p = system(state, self.body)
