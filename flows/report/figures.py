@@ -42,9 +42,11 @@ def time_activity(curve: Row, *, log_y: bool = False, note: str = "") -> Markup:
     if note:
         parts.append(text(frame.width - 10, 12, note, anchor="end", size=9.5))
     parts += frame.axes("hours after administration", "MBq", ticks)
-    start = 1 if log_y and times[0] == 0 else 0
-    parts.append(frame.band(times[start:], curve["q05"][start:], curve["q95"][start:], colour))
-    parts.append(frame.line(times[start:], curve["q50"][start:], colour))
+    # a logarithmic axis ends somewhere: what lies below is not drawn along its edge as if it were there
+    in_band = [n for n, v in enumerate(curve["q95"]) if v > low or not log_y]
+    on_line = [n for n, v in enumerate(curve["q50"]) if v > low or not log_y]
+    parts.append(frame.band(*([row[n] for n in in_band] for row in (times, curve["q05"], curve["q95"])), colour))
+    parts.append(frame.line([times[n] for n in on_line], [curve["q50"][n] for n in on_line], colour))
     for p in points:
         status = p.get("status", "active")
         if p.get("activity_mbq") is None:
@@ -54,7 +56,10 @@ def time_activity(curve: Row, *, log_y: bool = False, note: str = "") -> Markup:
             continue
         tip = f"{hours(p['time_h'])}: {number(p['activity_mbq'])} ± {number(p['sd_mbq'], 2)} MBq, {status}"
         mark = DANGER if SHAPES.get(status) == "cross" else colour
-        parts.append(frame.point(p["time_h"], p["activity_mbq"], p["sd_mbq"], mark, shape=SHAPES.get(status, "dot"), tip=tip))
+        shape, sd = SHAPES.get(status, "dot"), p["sd_mbq"]
+        if log_y and p["activity_mbq"] < low:
+            shape, sd = "down", 0.0
+        parts.append(frame.point(p["time_h"], p["activity_mbq"], sd, mark, shape=shape, tip=tip))
     if not seen:
         words = "not measured: curve rests on the prior"
         parts.append(text(frame.width - 14, frame.top + 14, words, anchor="end", size=9.5, halo=PAPER))

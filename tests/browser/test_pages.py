@@ -154,7 +154,7 @@ def test_no_two_words_of_a_chart_lie_on_each_other(
     page.close()
 
 
-def test_a_printed_report_shows_the_folded_tables(
+def test_a_printed_report_fits_the_paper_and_shows_the_folded_tables(
     browser: playwright_api.Browser, course: tuple[Path, list[TwinState]], pictures: Path
 ) -> None:
     page = browser.new_page()
@@ -162,6 +162,11 @@ def test_a_printed_report_shows_the_folded_tables(
     data = page.pdf(path=pictures / "report.pdf", format="A4")
     assert data[:5] == b"%PDF-"
     page.emulate_media(media="print")
+    page.set_viewport_size({"width": 700, "height": 1000})  # A4 less the margins
+    cut = page.locator(".scroll").evaluate_all(
+        "all => all.filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.innerText.slice(0, 60))"
+    )
+    assert cut == [], "tables cut off by the edge of the paper"
     assert page.get_by_text("outside the field of view").first.evaluate("e => e.getBoundingClientRect().height") > 5
     page.close()
 
