@@ -73,7 +73,9 @@ def as_plain(findings: list[Finding]) -> dict[str, Any]:
 
 def _python() -> Iterator[Finding]:
     good = sys.version_info >= (3, 11)
-    yield Finding("python", "version", "ok" if good else "error", platform.python_version(), "" if good else "use 3.11 or newer")
+    yield Finding(
+        "python", "version", "ok" if good else "error", platform.python_version(), "" if good else "use 3.11 or newer"
+    )
     venv = Path(sys.prefix).resolve()
     own = venv == (ROOT / ".venv").resolve()
     yield Finding(
