@@ -45,7 +45,8 @@ def time_activity(curve: Row, *, log_y: bool = False, note: str = "") -> Markup:
     # a logarithmic axis ends somewhere: what lies below is not drawn along its edge as if it were there
     in_band = [n for n, v in enumerate(curve["q95"]) if v > low or not log_y]
     on_line = [n for n, v in enumerate(curve["q50"]) if v > low or not log_y]
-    parts.append(frame.band(*([row[n] for n in in_band] for row in (times, curve["q05"], curve["q95"])), colour))
+    xs, floor, ceiling = ([row[n] for n in in_band] for row in (times, curve["q05"], curve["q95"]))
+    parts.append(frame.band(xs, floor, ceiling, colour))
     parts.append(frame.line([times[n] for n in on_line], [curve["q50"][n] for n in on_line], colour))
     for p in points:
         status = p.get("status", "active")

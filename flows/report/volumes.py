@@ -102,12 +102,12 @@ def isodose_levels(top_gy: float, floor_gy: float, most: int = 8) -> list[float]
 def levels_for(view: DoseView, summary: Mapping[str, Any]) -> list[float]:
     """Isodose levels of a state: up to the highest voxel dose, down to where the organ at risk still shows.
 
-    The lowest is a twentieth of the highest dose, or a third of the organ's mean where lesions outshine it; whole-body
-    background stays uncoloured.
+    The lowest is about 3 % of the highest dose, or a fifth of the organ's mean where lesions outshine it; whole-body
+    background mostly stays uncoloured.
     """
     top = float(view.dose.max()) * 0.95
     means = [r["dose_gy"]["mean"] for r in summary.get("doses") or [] if r["region"] == organ_in_focus(view, summary)]
-    return isodose_levels(top, min([0.05 * top, *(m / 3 for m in means)]))
+    return isodose_levels(top, min([0.03 * top, *(m / 5 for m in means)]))
 
 
 @cache
