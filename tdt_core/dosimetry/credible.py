@@ -199,13 +199,13 @@ def _pattern_variance(
     map: Callable[..., Iterable[Any]],
 ) -> Array32:
     """Variance of the dose of the mean activity over redrawn patterns (unbiased, about their own mean)."""
-    average = tia.mean(axis=0)
-    activity = np.append(average, 0.0)[owner].astype(np.float32)
-    patterns = [activity * np.asarray(d, np.float32) for d in noise_draws]
-    if len(patterns) < 2:
-        raise InputError(f"{len(patterns)} noise draws", expected="none, or at least two", kind="input.draws")
-    if patterns[0].shape != mass.shape:
-        raise GeometryError(f"noise draws on a grid of shape {patterns[0].shape}", expected=f"{mass.shape}")
+    maps = [np.asarray(d, np.float32) for d in noise_draws]
+    if len(maps) < 2:
+        raise InputError(f"{len(maps)} noise draws", expected="none, or at least two", kind="input.draws")
+    if any(m.shape != mass.shape for m in maps):
+        raise GeometryError(f"noise draws on grids {sorted({m.shape for m in maps})}", expected=f"{mass.shape}")
+    activity = np.append(tia.mean(axis=0), 0.0)[owner].astype(np.float32)
+    patterns = [activity * m for m in maps]
     inverse = np.append(np.mean(1.0 / factors, axis=0), 1.0)[owner].astype(np.float32)
     total, square, centre = np.zeros_like(mass), np.zeros_like(mass), None
     for energy in map(engine.energy, patterns):
