@@ -11,6 +11,8 @@ Sources and status of every number: `imaging_parameters.csv`; derivations: `docs
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
@@ -35,8 +37,8 @@ def correlation_volume_ml(fwhm_mm: float) -> float:
     return float((4 * np.pi * sigma**2) ** 1.5) / 1000.0
 
 
-def count_covariance(corrected: Corrected, counts_per_mbq: float, fwhm_mm: float) -> FloatArray:
-    """(k, k) covariance of the corrected concentrations from noise.
+def count_sd(corrected: Corrected, counts_per_mbq: float, fwhm_mm: float) -> FloatArray:
+    """(regions + 1,) sd of the activities (MBq) from noise, carried through the inverse transfer matrix.
 
     The relative variance of the mean over volume V holding c counts per mL is (q / c) V_c / (V + V_c), with q the noise density
     and V_c the correlation volume: q V_c / (c V) for a large region, q / c for a point. Noise of neighbours is taken as
@@ -49,22 +51,32 @@ def count_covariance(corrected: Corrected, counts_per_mbq: float, fwhm_mm: float
         variance = _p("noise.spect_density") * mean / counts_per_mbq * correlated / (volume + correlated)
     else:
         variance = (_p("noise.uncounted_rel_sd_1ml") * mean) ** 2 / np.maximum(volume, 0.1)
-    return np.asarray((corrected.inverse * variance[None, :]) @ corrected.inverse.T)
+    through = corrected.parts.gather() @ corrected.inverse
+    return np.asarray(np.sqrt(through**2 @ variance))
 
 
-def partial_volume_sd(corrected: Corrected) -> FloatArray:
-    """(k,) sd of the corrected concentrations, MBq/mL, from resolution and from structure that the model takes as uniform.
+def partial_volume_sd(corrected: Corrected, fwhm_rel_sd: float) -> FloatArray:
+    """(regions + 1,) sd of the activities (MBq) from resolution and from structure that the model takes as uniform.
 
-    A region's own structure changes its recovery in proportion to what it loses, 1 - G_ii; what spills in varies about its
-    mean, more for the surrounding than for a segmented neighbour.
+    A region's own structure changes its recovery in proportion to what it loses; what spills in varies about its mean, more for
+    the surrounding than for a segmented neighbour. What the regions take too much, the remainder lacks. A stray share of all
+    activity (scatter, septal penetration) is lost by each region and lies spread over the body.
     """
-    c, n = np.abs(corrected.concentration), corrected.parts.regions
-    own = _p("partial_volume.non_uniformity") * (1 - corrected.recovery) * c
-    cv = np.full(len(c), _p("partial_volume.background"))
-    cv[:n] = _p("partial_volume.non_uniformity")
-    from_others = np.sqrt(((corrected.spill_in() * cv[None, :]) ** 2).sum(axis=1)) / corrected.recovery
-    resolution = np.abs(corrected.fwhm_shift) * c
-    return np.asarray(np.sqrt(own**2 + from_others**2 + resolution**2))
+    n = corrected.parts.regions
+    recovery = corrected.own_recovery()
+    size = np.abs(corrected.activity)
+    structure = np.full(n + 1, _p("partial_volume.non_uniformity"))
+    # a rind and a core of their own already take up half of it
+    structure[[o for k, o in enumerate(corrected.parts.owner) if k >= n and o >= 0]] *= 0.5
+    own = structure * (1 - recovery) * size
+    cv = np.where(np.array(corrected.parts.owner) < 0, _p("partial_volume.background"), _p("partial_volume.non_uniformity"))
+    from_others = np.sqrt(((corrected.spill_in() * cv[None, :]) ** 2).sum(axis=1)) / np.maximum(recovery, 0.05)
+    resolution = np.abs(corrected.fwhm_sensitivity) * fwhm_rel_sd * size
+    out = np.sqrt(own**2 + from_others**2 + resolution**2)
+    out[n] = np.hypot(resolution[n], np.sqrt((own[:n] ** 2 + from_others[:n] ** 2).sum()))
+    volume = corrected.parts.gather().sum(axis=1)
+    stray = _p("partial_volume.stray") * (size + size.sum() * volume / volume.sum())
+    return np.asarray(np.hypot(out, stray))
 
 
 def volume_rel_sd(mask: FractionMask, spacing_mm: tuple[float, float, float]) -> float:
@@ -74,9 +86,9 @@ def volume_rel_sd(mask: FractionMask, spacing_mm: tuple[float, float, float]) ->
     return float(min(linear, _p("segmentation.largest_volume_rel_sd")))
 
 
-def _shifted(mask: FractionMask, parts: Compartments, free: Float32, outward: bool) -> FractionMask:
+def _shifted(mask: FractionMask, free: Float32, spacing_mm: tuple[float, float, float], outward: bool) -> FractionMask:
     """The region with its surface moved so far that its volume changes by one sd; it takes no voxel of another region."""
-    box = grown(mask.box, (1, 1, 1), parts.shape)
+    box = grown(mask.box, (1, 1, 1), free.shape)
     inside = np.zeros([s.stop - s.start for s in box], np.float32)
     inside[within(mask.box, box)] = mask.values
     cross = ndimage.generate_binary_structure(3, 1)
@@ -87,35 +99,48 @@ def _shifted(mask: FractionMask, parts: Compartments, free: Float32, outward: bo
     total = abs(float(change.sum()))
     if total <= 0:
         return mask
-    share = min(volume_rel_sd(mask, parts.spacing_mm) * mask.voxels / total, 1.0)
+    share = min(volume_rel_sd(mask, spacing_mm) * mask.voxels / total, 1.0)
     return FractionMask(box, inside + np.float32(share) * change)
 
 
-def segmentation_rel(corrected: Corrected, image: Float32, fwhm_mm: float, names: tuple[str, ...]) -> FloatArray:
-    """(len(names),) relative change of each region's activity (concentration x volume) when its contour moves out by 1 sd.
+def segmentation_rel(
+    corrected: Corrected, masks: Mapping[str, FractionMask], label_voxels: Sequence[float], image: Float32, fwhm_mm: float
+) -> FloatArray:
+    """(regions,) relative change of each region's activity when its contour moves outward by 1 sd.
 
     Half the difference between a contour moved outward and one moved inward: mean, recovery and spill-in are computed again,
     the other compartments stay. Activity answers less than volume does, because a contour that is too wide lowers the mean by
-    much of what it adds in volume.
+    much of what it adds in volume. To it comes what a region of few labelled voxels (`label_voxels`) says about its shape.
     """
     parts = corrected.parts
     free = np.zeros(parts.shape, np.float32)
-    for mask in parts.masks[parts.regions :]:
-        free[mask.box] += mask.values
+    for mask, owner in zip(parts.masks, parts.owner, strict=True):
+        if owner < 0:
+            free[mask.box] += mask.values
     spill = corrected.spill_in().sum(axis=1)
-    out = np.zeros(len(names))
-    for row, name in enumerate(names):
-        i = parts.names.index(name)
-        before = corrected.concentration[i] * parts.masks[i].voxels
+    out = np.zeros(len(masks))
+    for i, mask in enumerate(masks.values()):
+        _, before, at_rest = _read(mask, image, parts, fwhm_mm, 0.0, 1.0)
         sides = []
         for outward in (True, False):
-            moved = _shifted(parts.masks[i], parts, free, outward)
-            own = overlap(moved, spread(moved, parts.shape, parts.spacing_mm, fwhm_mm)) / moved.voxels
-            # what spills in falls with what the region loses itself
-            lost = spill[i] * (1 - own) / max(1 - corrected.recovery[i], 1e-6)
-            sides.append((_mean(moved, image) - lost) / own * moved.voxels)
-        out[row] = abs(sides[0] - sides[1]) / 2 / abs(before) if before != 0 else 1.0
+            moved = _shifted(mask, free, parts.spacing_mm, outward)
+            sides.append(_read(moved, image, parts, fwhm_mm, spill[i] / parts.voxel_ml / mask.voxels, 1 - at_rest)[0])
+        still = _read(mask, image, parts, fwhm_mm, spill[i] / parts.voxel_ml / mask.voxels, 1 - at_rest)[0]
+        moving = abs(sides[0] - sides[1]) / 2 / abs(still) if before > 0 and still != 0 else 1.0
+        out[i] = min(float(np.hypot(moving, _p("labels.coarse") / max(label_voxels[i], 1.0))), 1.0)
     return out
+
+
+def _read(
+    mask: FractionMask, image: Float32, parts: Compartments, fwhm_mm: float, spill: float, lost: float
+) -> tuple[float, float, float]:
+    """Activity (in voxel units) that one uniform region would have; its mean; its own recovery.
+
+    `spill` is the foreign part of the mean of a mask that loses the share `lost` of its own: it falls as that share does.
+    """
+    own = overlap(mask, spread(mask, parts.shape, parts.spacing_mm, fwhm_mm)) / mask.voxels
+    mean = _mean(mask, image)
+    return (mean - spill * (1 - own) / max(lost, 1e-6)) / own * mask.voxels, mean, own
 
 
 def mass_sd_beside(volume_rel_sd: float, segmentation: float) -> float:

@@ -5,8 +5,9 @@ uniform concentration C_j that fill the share f_j(v) of voxel v, the mean of the
 
     m_i = sum_j G_ij C_j,     G_ij = sum_v f_i(v) (psf * f_j)(v) / sum_v f_i(v)
 
-so C = G^-1 m. The remainder of the body is no single region: each segmented region is wrapped in a shell of it, the rest is
-`remote`; spill-in is thus corrected with the local surrounding, and the body's surface with the loss to air.
+so C = G^-1 m. Two refinements make uniformity a fair assumption: a region deep enough is cut into a rind and a core (cortex and
+medulla; a necrotic centre), and the remainder of the body is cut into a shell around each region, where its spill-in comes
+from, and `remote`. The body's surface is modelled too, so what blurs out into air is not lost.
 """
 
 from __future__ import annotations
@@ -28,24 +29,27 @@ Float32 = npt.NDArray[np.float32]
 Spacing = tuple[float, float, float]
 
 SIGMA_PER_FWHM = 1.0 / 2.3548200450309493
+CORE = "core/"
 SHELL = "around/"
 REMOTE = "remote"
 
 
 @dataclass(frozen=True, eq=False)
 class Compartments:
-    """The body cut into compartments of assumed uniform concentration: regions, then their shells, then `remote`.
+    """The body cut into compartments of assumed uniform concentration: regions (or their rinds), cores, shells, `remote`.
 
     Attributes
     ----------
-    names : `kidney_left`, ..., `around/kidney_left`, ..., `remote`; empty compartments are left out.
+    names : `kidney_left`, ..., `core/kidney_left`, ..., `around/kidney_left`, ..., `remote`; empty ones are left out.
     masks : share of each voxel, one per name; over the body they add to 1.
+    owner : per compartment the position of its region, -1 for the remainder.
     regions : number of segmented regions, which stand first.
     shape, spacing_mm : of the grid.
     """
 
     names: tuple[str, ...]
     masks: tuple[FractionMask, ...]
+    owner: tuple[int, ...]
     regions: int
     shape: tuple[int, int, int]
     spacing_mm: Spacing
@@ -59,21 +63,27 @@ class Compartments:
         """(k,) volume of each compartment."""
         return np.array([m.voxels * self.voxel_ml for m in self.masks])
 
+    def gather(self) -> FloatArray:
+        """(regions + 1, k) volume of each compartment in the row of its region, the remainder last: concentration to MBq."""
+        out = np.zeros((self.regions + 1, len(self.masks)))
+        out[np.array(self.owner), np.arange(len(self.masks))] = self.volumes_ml()
+        return out
+
 
 def compartments(regions: Mapping[str, FractionMask], body: Float32, spacing_mm: Spacing, fwhm_mm: float) -> Compartments:
-    """Cut the body into regions, shells and remote.
+    """Cut the body into regions, cores, shells and remote.
 
     Parameters
     ----------
     regions : share of each voxel by region, not overlapping.
     body : (z, y, x) share of each voxel inside the body; widened where a region lies outside.
-    fwhm_mm : sets the shells' thickness (`partial_volume.shell` x FWHM).
+    fwhm_mm : sets the thickness of shells (`partial_volume.shell`) and rinds (`partial_volume.rind`), in units of FWHM.
 
     Raises
     ------
     InputError (`input.mask`) for a region without volume.
     """
-    reach = packaged_table("imaging_parameters.csv").value("partial_volume.shell") * fwhm_mm
+    p = packaged_table("imaging_parameters.csv")
     shape = (body.shape[0], body.shape[1], body.shape[2])
     rest = body.astype(np.float32)
     for name, mask in regions.items():
@@ -81,34 +91,60 @@ def compartments(regions: Mapping[str, FractionMask], body: Float32, spacing_mm:
             raise InputError(f"region {name} has no voxel", expected="at least one voxel", kind="input.mask")
         rest[mask.box] -= mask.values
     np.clip(rest, 0.0, 1.0, out=rest)
+    names, masks, cores = list(regions), [], []
+    smallest = p.value("partial_volume.smallest_core") * fwhm_mm**3 / float(np.prod(spacing_mm))
+    for n, (name, mask) in enumerate(regions.items()):
+        rind, core = _split(mask, spacing_mm, p.value("partial_volume.rind") * fwhm_mm)
+        deep = core.voxels >= smallest
+        masks.append(rind if deep else mask)
+        if deep:
+            cores.append((CORE + name, core, n))
+    around = _shells(regions, rest, spacing_mm, p.value("partial_volume.shell") * fwhm_mm)
+    owner = list(range(len(regions)))
+    for name, mask, n in (*cores, *around):
+        names.append(name)
+        masks.append(mask)
+        owner.append(n)
+    return Compartments(tuple(names), tuple(masks), tuple(owner), len(regions), shape, spacing_mm)
+
+
+def _split(mask: FractionMask, spacing_mm: Spacing, depth_mm: float) -> tuple[FractionMask, FractionMask]:
+    """A region's rind of that depth, and its core."""
+    inside = np.pad(mask.values >= 0.5 * mask.values.max(), 1)
+    depth = ndimage.distance_transform_edt(inside, sampling=spacing_mm)[1:-1, 1:-1, 1:-1]
+    deep = depth > depth_mm
+    return (
+        FractionMask(mask.box, np.where(deep, np.float32(0), mask.values)),
+        FractionMask(mask.box, np.where(deep, mask.values, np.float32(0))),
+    )
+
+
+def _shells(
+    regions: Mapping[str, FractionMask], rest: Float32, spacing_mm: Spacing, reach_mm: float
+) -> list[tuple[str, FractionMask, int]]:
+    """The remainder within reach of a region, given to the nearest one, and what is left, all owned by -1."""
+    shape = (rest.shape[0], rest.shape[1], rest.shape[2])
     owner = np.zeros(shape, np.int16)
-    nearest = np.full(shape, np.float32(reach))
-    margin = _margin(reach, spacing_mm)
-    boxes = []
-    for n, mask in enumerate(regions.values(), start=1):
-        box = grown(mask.box, margin, shape)
-        boxes.append(box)
+    nearest = np.full(shape, np.float32(reach_mm))
+    margin = _margin(reach_mm, spacing_mm)
+    boxes = [grown(mask.box, margin, shape) for mask in regions.values()]
+    for n, (mask, box) in enumerate(zip(regions.values(), boxes, strict=True), start=1):
         inside = np.zeros([s.stop - s.start for s in box], bool)
         inside[within(mask.box, box)] = mask.values >= 0.5 * mask.values.max()
         distance = ndimage.distance_transform_edt(~inside, sampling=spacing_mm).astype(np.float32)
         closer = distance < nearest[box]
         nearest[box][closer] = distance[closer]
         owner[box][closer] = n
-    names, masks = list(regions), list(regions.values())
+    out = []
     for n, (name, box) in enumerate(zip(regions, boxes, strict=True), start=1):
         shell = FractionMask(box, np.where(owner[box] == n, rest[box], np.float32(0)))
         if shell.voxels > 1.0:
-            names.append(SHELL + name)
-            masks.append(shell)
+            out.append((SHELL + name, shell, -1))
         else:
             owner[box][owner[box] == n] = 0
-    remote = FractionMask(
-        (slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2])), np.where(owner == 0, rest, np.float32(0))
-    )
-    if remote.voxels > 1.0:
-        names.append(REMOTE)
-        masks.append(remote)
-    return Compartments(tuple(names), tuple(masks), len(regions), shape, spacing_mm)
+    everywhere = (slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2]))
+    remote = FractionMask(everywhere, np.where(owner == 0, rest, np.float32(0)))
+    return [*out, (REMOTE, remote, -1)] if remote.voxels > 1.0 else out
 
 
 def _margin(reach_mm: float, spacing_mm: Spacing) -> tuple[int, int, int]:
@@ -173,14 +209,14 @@ def means(parts: Compartments, image: Float32) -> FloatArray:
 
 @dataclass(frozen=True, eq=False)
 class Corrected:
-    """Partial-volume corrected concentrations of all compartments, in their order.
+    """Partial-volume corrected concentrations of all compartments, in their order, and activities of regions.
 
     Attributes
     ----------
     observed, concentration : (k,) means of the image and corrected, MBq/mL; corrected ones may be negative here.
     matrix : (k, k) G. inverse : G^-1.
-    fwhm_shift : (k,) relative change of the concentration when the FWHM rises by 1 sd.
-    fwhm_sensitivity : (k,) d ln C / d ln FWHM.
+    activity, raw : (regions + 1,) corrected and uncorrected MBq; the remainder stands last.
+    fwhm_sensitivity : (regions + 1,) d ln A / d ln FWHM.
     """
 
     parts: Compartments
@@ -188,19 +224,23 @@ class Corrected:
     concentration: FloatArray
     matrix: FloatArray
     inverse: FloatArray
-    fwhm_shift: FloatArray
+    activity: FloatArray
+    raw: FloatArray
     fwhm_sensitivity: FloatArray
 
-    @property
-    def recovery(self) -> FloatArray:
-        """(k,) diagonal of G: the share of a compartment's own concentration that its mean keeps."""
-        return np.diag(self.matrix).copy()
+    def own_recovery(self) -> FloatArray:
+        """(regions + 1,) share of its own activity that each region's mask holds: 1 for a large region."""
+        kept = self._exchange(own=True).sum(axis=1)
+        return np.clip(kept / np.where(self.activity == 0, 1.0, self.activity), 0.02, 1.0)
 
     def spill_in(self) -> FloatArray:
-        """(k, k) part of the mean of i that comes from compartment j, MBq/mL; zero diagonal."""
-        out = self.matrix * self.concentration[None, :]
-        np.fill_diagonal(out, 0.0)
-        return out
+        """(regions + 1, k) MBq that each foreign compartment puts into each region's mask."""
+        return self._exchange(own=False)
+
+    def _exchange(self, own: bool) -> FloatArray:
+        gather = self.parts.gather()
+        mine = gather > 0
+        return np.where(mine == own, (gather @ self.matrix) * self.concentration[None, :], 0.0)
 
 
 def correct(parts: Compartments, image: Float32, fwhm_mm: float, fwhm_rel_sd: float) -> Corrected:
@@ -214,7 +254,10 @@ def correct(parts: Compartments, image: Float32, fwhm_mm: float, fwhm_rel_sd: fl
     concentration = inverse @ observed
     step = max(fwhm_rel_sd, 0.02)
     wider = np.linalg.solve(transfer_matrix(parts, spreads(parts, fwhm_mm * (1 + step))), observed)
-    scale = np.maximum(np.abs(concentration), 1e-12)
-    relative = (wider - concentration) / scale
-    sensitivity: FloatArray = np.asarray(relative / np.log1p(step), np.float64)
-    return Corrected(parts, observed, concentration, matrix, inverse, sensitivity * fwhm_rel_sd, sensitivity)
+    gather = parts.gather()
+    activity = gather @ concentration
+    change = gather @ wider - activity
+    sensitivity = change / np.maximum(np.abs(activity), 1e-12) / np.log1p(step)
+    return Corrected(
+        parts, observed, concentration, matrix, inverse, activity, gather @ observed, np.asarray(sensitivity, np.float64)
+    )

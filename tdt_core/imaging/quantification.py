@@ -183,6 +183,9 @@ def region_activities(
     q = quality(scan)
     image = scan.volume.array.astype(np.float32, copy=False)
     masks = fractions_on(labels, scan.volume, transform)
+    label_ml = float(abs(np.linalg.det(labels.affine[:3, :3]))) / 1000.0
+    counts = np.bincount(labels.labels.ravel(), minlength=len(labels.regions) + 1)[1:]
+    volumes = {r.name: float(c) * label_ml for r, c in zip(labels.regions, counts, strict=True)}
     missing = [r.name for r in labels.regions if r.name not in masks]
     if missing:
         raise InputError(
@@ -193,31 +196,23 @@ def region_activities(
         )
     parts = compartments(masks, body.astype(np.float32), scan.volume.spacing_mm, q.fwhm_mm)
     corrected = correct(parts, image, q.fwhm_mm, q.fwhm_rel_sd)
-    label_ml = float(abs(np.linalg.det(labels.affine[:3, :3]))) / 1000.0
-    counts = np.bincount(labels.labels.ravel(), minlength=len(labels.regions) + 1)[1:]
-    volumes = [float(c) * label_ml for c in counts]
     residual = 0.0 if transform is None else transform.residual_mm
     sd_mm = float(np.hypot(residual, packaged_table("imaging_parameters.csv").value("registration.spect_ct")))
-    names = tuple(r.name for r in labels.regions)
-    covariance = eb.count_covariance(corrected, scan.counts_per_mbq, q.fwhm_mm)
-    pv_sd = eb.partial_volume_sd(corrected)
-    contour = eb.segmentation_rel(corrected, image, q.fwhm_mm, names)
+    noise = eb.count_sd(corrected, scan.counts_per_mbq, q.fwhm_mm)
+    partial = eb.partial_volume_sd(corrected, q.fwhm_rel_sd)
+    contour = eb.segmentation_rel(corrected, masks, [float(c) for c in counts], image, q.fwhm_mm)
     out, findings = [], list(q.findings)
-    for i, (name, volume) in enumerate(zip(names, volumes, strict=True)):
-        moved = eb.registration_rel(masks[name], image, scan.volume.spacing_mm, sd_mm)
-        value, budget = _budget(
-            corrected.concentration[i] * volume,
-            np.sqrt(covariance[i, i]) * volume,
-            q.calibration_rel_sd,
-            pv_sd[i] * volume,
-            contour[i],
-            moved,
-        )
+    for i, name in enumerate((*masks, REST)):
+        moved = shifted = 0.0
+        if name != REST:
+            moved, shifted = eb.registration_rel(masks[name], image, scan.volume.spacing_mm, sd_mm), float(contour[i])
+        # sampling a label on another grid may change its volume a little: concentration is read here, volume from the labels
+        scale = volumes.get(name, 1.0) / (parts.voxel_ml * masks[name].voxels) if name in masks else 1.0
+        activity = float(corrected.activity[i])
+        value, budget = _budget(activity, float(noise[i]), q.calibration_rel_sd, float(partial[i]), shifted, moved)
         if budget.total > 0.5:
             findings.append(f"{name} at {scan.time_h:.1f} h: activity known to {budget.total:.0%} only")
-        raw = corrected.observed[i] * volume
-        out.append(_activity(scan, q, name, value, raw, budget))
-    out.append(_rest(scan, q, corrected, covariance, pv_sd))
+        out.append(_activity(scan, q, name, value * scale, float(corrected.raw[i]) * scale, budget))
     return tuple(out), corrected, tuple(findings)
 
 
@@ -247,18 +242,6 @@ def _activity(scan: Scan, q: Quality, name: str, value: float, raw: float, budge
         nuclide=scan.nuclide,
         calibration_id=q.calibration_id,
     )
-
-
-def _rest(scan: Scan, q: Quality, corrected: Corrected, covariance: npt.NDArray[np.float64], pv_sd: Any) -> RegionActivity:
-    """The remainder of the body: all shells and `remote` together."""
-    volume = corrected.parts.volumes_ml()
-    volume[: corrected.parts.regions] = 0.0
-    value = float(corrected.concentration @ volume)
-    raw = float(corrected.observed @ volume)
-    # what regions take too much, the remainder lacks: their partial-volume sds are taken as one common error
-    pv = float(np.sqrt(((pv_sd * volume) ** 2).sum()))
-    mean, budget = _budget(value, float(np.sqrt(volume @ covariance @ volume)), q.calibration_rel_sd, pv, 0.0, 0.0)
-    return _activity(scan, q, REST, mean, raw, budget)
 
 
 @dataclass(frozen=True, eq=False)
