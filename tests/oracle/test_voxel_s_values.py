@@ -110,3 +110,17 @@ def test_a_sphere_through_the_voxel_pipeline_at_3_mm_is_within_two_percent(name,
     inside = axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2 < radius_mm**2
     dose = absorbed_dose(inside / inside.sum() / 3600.0, (3.0, 3.0, 3.0), name, engine="kernel")
     assert dose[inside].mean() * 1000 == pytest.approx(sphere_s_value(name, inside.sum() * 0.027), rel=0.02)
+
+
+def test_where_the_homogeneous_kernel_stops_being_right_water_against_lung():
+    """Y-90 in water beside lung: right to 1 % in water, 65 % too high in the first lung layer, far too low behind it."""
+    table = rows("hetero_water_lung_y90.csv")
+    tia = np.zeros((21, 21, 21))
+    tia[:11] = 1.0 / 3600.0
+    density = np.ones(tia.shape)
+    density[11:] = 0.26
+    dose = absorbed_dose(tia, (4.8, 4.8, 4.8), "Y-90", density, engine="kernel")[:, 10, 10] * 1000
+    ratio = dose / np.array([float(r["S_electron_central"]) for r in table])
+    assert ratio[:11] == pytest.approx(1.0, abs=0.01)
+    assert 1.5 < ratio[11] < 1.8
+    assert ratio[12] < 0.2
