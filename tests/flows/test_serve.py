@@ -1,0 +1,127 @@
+"""The served deployments on a real server: a proposal waits suspended, an incomplete or refused answer goes no further."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows import sign
+from flows.services import environment
+from flows.settings import Settings, as_environment, load_settings
+from storage.twins import TwinStore
+from tdt_core.twin import TwinState
+
+pytestmark = pytest.mark.services
+
+
+def until(found: Callable[[], Any], what: str, within_s: float = 120.0) -> Any:
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        value = found()
+        if value:
+            return value
+        time.sleep(0.3)
+    raise AssertionError(f"no {what} within {within_s:.0f} s")
+
+
+@pytest.fixture
+def served(site: Settings, prefect_settings: Settings, tmp_path: Path) -> Iterator[Settings]:
+    """`tdt serve` as a process of its own over the test's home, on the run's Prefect server."""
+    settings = load_settings(home=site.home, prefect_api=prefect_settings.prefect_api, watch_minutes=600, settle_minutes=0)
+    # the runner would otherwise look for due runs every 10 s only
+    with environment({**as_environment(settings), "PREFECT_RUNNER_POLL_FREQUENCY": "1"}):
+        log = (tmp_path / "serve.log").open("wb")
+        process = subprocess.Popen([sys.executable, "-P", "-m", "flows", "serve"], stdout=log, stderr=log, cwd="/")
+        try:
+            yield settings
+        finally:
+            process.terminate()
+            assert process.wait(60) is not None
+            log.close()
+            print((tmp_path / "serve.log").read_text()[-3000:])
+
+
+def state_of(run: str) -> str:
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        state = client.read_flow_run(run).state
+    return "" if state is None else state.name
+
+
+def answer(state: TwinState, **changes: Any) -> sign.Answer:
+    assert state.proposal is not None
+    given: dict[str, Any] = {
+        "state": state.id[:12],
+        "decision": "signed",
+        "activity_mbq": state.proposal.activity_mbq,
+        "name": "N. N.",
+        "role": "physicist",
+        "reason": "as discussed",
+        "accepts_exceeded_limits": False,
+    }
+    return sign.Answer(**{**given, **changes})
+
+
+def test_a_proposal_waits_suspended_until_a_complete_answer_passes_our_checks(
+    served: Settings, store: TwinStore, commit: Callable[..., TwinState]
+) -> None:
+    from prefect.client.orchestration import get_client
+    from prefect.deployments import run_deployment
+
+    from flows.serve import resume, suspended_runs
+
+    state = commit()
+    until(lambda: _deployed("watch-inbox/inbox"), "deployment")
+    run_deployment("watch-inbox/inbox", timeout=0, as_subflow=False)
+    run = until(lambda: suspended_runs().get(state.id), "suspended sign-off run")
+
+    # a field left out is refused by the server itself, because none has a default
+    incomplete = sign.form(answer(state))
+    del incomplete["activity_mbq"]
+    with get_client(sync_client=True) as client:
+        result = client.resume_flow_run(run, run_input=incomplete)
+    assert result.status.value == "REJECT"
+    assert "activity_mbq" in str(result.details)
+    assert store.decision(state.id) is None
+
+    # an activity that breaks an accepted risk is refused by our own check, and asked for again
+    curve = state.proposal.curve
+    high = curve["range_mbq"][1]
+    assert sign.concerns(state.proposal, high)
+    resume(run, answer(state, decision="changed", activity_mbq=high))
+    until(lambda: suspended_runs().get(state.id) == run and _pauses(run) == 2, "second suspension")
+    assert store.decision(state.id) is None
+
+    resume(run, answer(state))
+    until(lambda: state_of(run) == "Completed", "end of the run")
+    decision = store.decision(state.id)
+    assert decision is not None
+    assert (decision.kind, decision.activity_mbq, decision.signed_by) == ("signed", state.proposal.activity_mbq, "N. N.")
+    assert sign.waiting(store) == ()
+
+
+def _deployed(name: str) -> bool:
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_deployment_by_name(name)
+        except ObjectNotFound:
+            return False
+    return True
+
+
+def _pauses(run: str) -> int:
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        return len([s for s in client.read_flow_run_states(run) if s.name == "Suspended"])
