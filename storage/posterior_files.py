@@ -24,6 +24,8 @@ SCHEMA_VERSION = 1
 CHUNK = 64
 """Voxels along each axis of a chunk of a volume."""
 ZSTD_LEVEL = 3
+FLAT_KEYS: dict[str, Any] = {"name": "default", "separator": "."}
+"""Chunks as files `c.0.1.2` in the array's folder: a folder per axis would cost a sync each."""
 
 Array = npt.NDArray[Any]
 Dims = tuple[str, ...]
@@ -60,6 +62,7 @@ def write_group(
             compressors=[ZstdCodec(level=ZSTD_LEVEL)],
             dimension_names=dims,
             attributes=dict(to_plain(attrs)),
+            chunk_key_encoding=FLAT_KEYS,
             config={"write_empty_chunks": True},  # an omitted chunk reads as +0, also where -0 was meant
         )
 

@@ -28,7 +28,7 @@ from storage.atomic import checkpoint, disk_errors, fsync_tree, publish_folder, 
 from storage.audit import AuditTrail
 from storage.home import Home
 from storage.locks import lock
-from storage.posterior_files import write_group
+from storage.posterior_files import FLAT_KEYS, write_group
 from storage.state_files import Problem, read_json
 from tdt_core.codec import canonical_json, digest, to_plain
 from tdt_core.errors import StoreError
@@ -303,6 +303,7 @@ def _write_template(folder: Path, plain: Mapping[str, Any]) -> None:
             compressors=[ZstdCodec(level=3)],
             dimension_names=(plain["member_dim"], *dims),
             attributes=attributes,
+            chunk_key_encoding=FLAT_KEYS,
             config={"write_empty_chunks": True},
         )
 

@@ -132,20 +132,14 @@ class TwinReader:
         """A state without its arrays."""
         folder = self.path(state_id)
         state, beside = files.read_json(folder / files.STATE), files.read_json(folder / files.PROVENANCE)
-        return StateInfo(
-            id=state_id,
-            pid=state["pid"],
-            cycle=state["cycle"],
-            parent=state["parent"],
-            supersedes=beside["supersedes"],
-            valid_time_h=float(state["valid_time_h"]),
-            knowledge_time=datetime.fromisoformat(beside["knowledge_time"]),
-            model=state["model"],
-            evidence=tuple(state["identity"]["evidence"]),
-            cycle_evidence=tuple(state["evidence"]["digests"]),
-            reason=beside["reason"],
-            provenance=beside["provenance"],
-        )
+        try:
+            return _info(state_id, state, beside)
+        except (KeyError, TypeError, ValueError) as e:
+            raise StoreError(
+                f"state.json or provenance.json of state {state_id[:12]} is damaged",
+                remedy="restore the folder from a backup; `tdt twin verify` names the file",
+                kind="store.damaged",
+            ) from e
 
     def head(self, pid: str) -> str | None:
         """Id of the patient's newest state on the branch that holds now, or None."""
@@ -214,3 +208,20 @@ class TwinReader:
     def decision_record(self, state_id: str) -> DecisionRecord | None:
         """The record of the decision that stands on a state, or None."""
         return effective(self.decisions(self.path(state_id).parents[1].name), state_id)
+
+
+def _info(state_id: str, state: Mapping[str, Any], beside: Mapping[str, Any]) -> StateInfo:
+    return StateInfo(
+        id=state_id,
+        pid=state["pid"],
+        cycle=state["cycle"],
+        parent=state["parent"],
+        supersedes=beside["supersedes"],
+        valid_time_h=float(state["valid_time_h"]),
+        knowledge_time=datetime.fromisoformat(beside["knowledge_time"]),
+        model=state["model"],
+        evidence=tuple(state["identity"]["evidence"]),
+        cycle_evidence=tuple(state["evidence"]["digests"]),
+        reason=beside["reason"],
+        provenance=beside["provenance"],
+    )

@@ -50,8 +50,8 @@ def _twin_problems(store: TwinReader, pid: str, events: list[Record], *, trail_w
     present = set(store.state_ids(pid))
     folder = store.home.states(pid)
     on_disk = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
-    for state_id in sorted(on_disk):
-        yield from files.damage(folder / state_id, store.home.root, commits.get(state_id))
+    damaged = [p for i in sorted(on_disk) for p in files.damage(folder / i, store.home.root, commits.get(i))]
+    yield from damaged
     if not trail_whole:
         yield from _decision_problems(store, pid, None)
         return
@@ -59,11 +59,11 @@ def _twin_problems(store: TwinReader, pid: str, events: list[Record], *, trail_w
         yield Problem(_relative(store, folder / state_id), "is in the audit trail but not on disk")
     for state_id in sorted(present - commits.keys()):
         yield Problem(_relative(store, folder / state_id), "is not in the audit trail")
-    yield from _head_problems(store, pid, events)
+    yield from _head_problems(store, pid, events, readable=not damaged)
     yield from _decision_problems(store, pid, {e["decision"] for e in events if e["event"] == "decision"})
 
 
-def _head_problems(store: TwinReader, pid: str, events: list[Record]) -> Iterator[Problem]:
+def _head_problems(store: TwinReader, pid: str, events: list[Record], *, readable: bool) -> Iterator[Problem]:
     path = _relative(store, store.home.twin(pid) / "HEAD")
     moves = [e["state"] for e in events if e["event"] in ("commit", "head")]
     try:
@@ -74,9 +74,11 @@ def _head_problems(store: TwinReader, pid: str, events: list[Record]) -> Iterato
     if head != (moves[-1] if moves else None):
         yield Problem(path, "is not the last state of the audit trail")
         return
+    if not readable:
+        return  # the damaged files are named; what they say of their parents means nothing
     try:
         chain = store.chain(head)
-    except StoreError as e:  # an ancestor is missing or unreadable; its own file is named above
+    except StoreError as e:
         yield Problem(path, f"has a broken chain: {e.found}")
         return
     cycles = [i.cycle for i in chain]
@@ -88,7 +90,9 @@ def _decision_problems(store: TwinReader, pid: str, told: set[str] | None) -> It
     folder = store.home.decisions(pid)
     present = sorted(folder.iterdir()) if folder.is_dir() else []
     for path in present:
-        if path.suffix != ".json":
+        if path.name.startswith(".") and path.suffix == ".tmp":
+            yield Problem(_relative(store, path), "is unfinished; the next commit clears it")
+        elif path.suffix != ".json":
             yield Problem(_relative(store, path), "does not belong here")
         elif sha256_file(path) != path.stem:
             yield Problem(_relative(store, path), "is damaged")
@@ -103,7 +107,7 @@ def _evidence_of(store: TwinReader, pid: str) -> set[str]:
     for state_id in store.state_ids(pid):
         try:
             found |= set(store.info(state_id).evidence)
-        except (StoreError, KeyError, TypeError, ValueError):
+        except StoreError:
             continue  # the damaged state.json is named by its manifest; its evidence cannot be read from it
     return found
 
