@@ -37,6 +37,8 @@ def dask_client(settings: Settings, *, workers: int | None = None, dashboard: bo
     import dask
     from distributed import Client, LocalCluster
 
+    # Prefect's logging would show every line of the cluster's life
+    logging.getLogger("distributed").setLevel(logging.ERROR)
     if settings.dask_scheduler:
         try:
             client = Client(settings.dask_scheduler, timeout=CONNECT_TIMEOUT_S, set_as_default=False)  # type: ignore[no-untyped-call]
@@ -83,11 +85,19 @@ def ordered_map(client: Client) -> Callable[..., list[Any]]:
         columns = [list(column) for column in inputs]
         if not columns or not columns[0]:
             return []
+        # scattered once to every worker: neither the function's own data nor the inputs travel in the task graph, and a
+        # worker that dies takes nothing with it that another does not hold
+        shared = client.scatter(function, broadcast=True, hash=False)  # type: ignore[no-untyped-call]
+        held = [client.scatter(column, broadcast=True, hash=False) for column in columns]  # type: ignore[no-untyped-call]
         # pure=False: equal inputs are computed again rather than looked up by a hash of the function's name
-        futures = client.map(function, *columns, pure=False, retries=2)
+        futures = client.map(_apply, [shared] * len(held[0]), *held, pure=False, retries=2)
         return list(client.gather(futures))  # type: ignore[no-untyped-call]
 
     return cluster_map
+
+
+def _apply(function: Callable[..., Any], *inputs: Any) -> Any:
+    return function(*inputs)
 
 
 def completed(client: Client, function: Callable[..., Any], items: Iterable[Any]) -> Iterator[tuple[int, Any]]:

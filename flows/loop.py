@@ -18,6 +18,7 @@ from flows.dask_client import dask_client, ordered_map
 from flows.plan import CyclePlan
 from flows.settings import load_settings
 from flows.site import Site, open_site
+from storage.registry import IndexReport, catch_up
 
 
 @task(name="step", task_run_name="cycle {number}: {name}", persist_result=False, cache_policy=NO_CACHE)
@@ -43,7 +44,18 @@ def take_in_patient(folder: str, home: str | None = None) -> dict[str, Any]:
     site = open_site(load_settings(home=home))
     with dask_client(site.settings) as client:
         outcome = chain.run_chain(site, Path(folder), as_tasks(ordered_map(client)))
+    with progress.step("index"):
+        index(lambda: catch_up(site.store, site.settings.mlflow_uri or None))
     return outcome
+
+
+@task(name="index", persist_result=False, cache_policy=NO_CACHE)
+def index(call: Callable[[], IndexReport]) -> int:
+    """Register new states in MLflow; a failing MLflow leaves notes for the next time, never a lost state."""
+    report = call()
+    for failure in report.failures:
+        get_run_logger().warning("the index could not be brought up to date: %s", failure)
+    return len(report.registered)
 
 
 def as_tasks(map_: Callable[..., Any]) -> chain.Caller:

@@ -10,8 +10,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from tdt_core.dosimetry.credible import credible_dose
-from tdt_core.imaging.weights import voxel_weights, weight_draws
 
 from flows.forecast import mass_factor_draws, next_administration
 from flows.plan import CyclePlan, decision_of, rung_of, seed_of
@@ -21,8 +19,10 @@ from storage.intake import CycleIntake
 from storage.work import WorkFolder
 from tdt_core.assimilation import adapt, assimilate, evolve, population_prior
 from tdt_core.codec import from_plain, to_plain
+from tdt_core.dosimetry.credible import credible_dose
 from tdt_core.errors import InputError
 from tdt_core.imaging.quantification import RegisteredScan, quantify_cycle
+from tdt_core.imaging.weights import voxel_weights, weight_draws
 from tdt_core.kinetics import KineticModel
 from tdt_core.planning.outlook import Tissue, lea_catcheside_by_region
 from tdt_core.twin import Administration, Evidence, Posterior, Product, Region, RegionActivity
@@ -58,12 +58,12 @@ def quantify(site: Site, plan: CyclePlan, map_: MapLike = map) -> None:
         "spacing_mm": list(images.spacing_mm),
         "frame_of_reference": images.frame_of_reference,
         "findings": list(images.findings),
-        "acquisitions": [acquisition(scan, cycle) for scan in images.registered],
+        "acquisitions": [acquisition(scan, cycle, images.activities) for scan in images.registered],
     }
     work.save("images", arrays, plain)
 
 
-def acquisition(registered: RegisteredScan, cycle: CycleIntake) -> dict[str, Any]:
+def acquisition(registered: RegisteredScan, cycle: CycleIntake, activities: tuple[RegionActivity, ...]) -> dict[str, Any]:
     """One row of the acquisition table."""
     scan = next(s for s in cycle.scans if s.id == registered.scan)
     return {
@@ -73,6 +73,7 @@ def acquisition(registered: RegisteredScan, cycle: CycleIntake) -> dict[str, Any
         "duration_s": scan.duration_s,
         "nuclide": scan.nuclide,
         "value_branch": scan.value_branch,
+        "calibration_id": next(a.calibration_id for a in activities if a.scan == scan.id),
         "calibration": None if scan.calibration is None else to_plain(scan.calibration),
         "shift_mm": registered.transform.shift_mm,
         "rotation_deg": registered.transform.rotation_deg,
@@ -205,7 +206,7 @@ def dose(site: Site, plan: CyclePlan, map_: MapLike = map) -> None:
 
 
 def mass_ratio(regions: tuple[Region, ...], masks: Mapping[str, Any], density: Any, spacing_mm: list[float]) -> Any:
-    """(regions,) mass of each region over the mass of its voxels on the dose grid: a region of few voxels does not fill them."""
+    """(regions,) mass of each region over that of its voxels on the dose grid: a small region does not fill its voxels."""
     voxel_ml = float(np.prod(spacing_mm)) / 1000.0
     on_grid = np.array([float(density[masks[r.name]].sum(dtype=np.float64)) * voxel_ml for r in regions])
     return np.array([r.mass_g for r in regions]) / on_grid
