@@ -276,7 +276,7 @@ def _check_product(n: int, product: str, ligand: str, nuclide: str) -> None:
     known = next((r for r in packaged_csv("products.csv") if r["name"] == product), None)
     if known is not None and (known["ligand"], known["nuclide"]) != (ligand, nuclide):
         raise InputError(
-            f"administration {n} is product {product} with nuclide {safe(nuclide)} and ligand {safe(ligand)}",
+            f"administration {n} is product {product} with nuclide {safe(nuclide)} or a ligand that do not belong to it",
             expected=f"{known['nuclide']} and {known['ligand']}",
             remedy="correct product, nuclide or ligand in the administration record",
             kind="administration.nuclide",

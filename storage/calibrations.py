@@ -13,7 +13,6 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from storage.dicom.parse import safe
 from storage.tables import read_json
 from tdt_core.codec import from_plain
 from tdt_core.errors import CalibrationError
@@ -69,8 +68,8 @@ class Calibrations:
             )
         near = self._nearest(key)
         raise CalibrationError(
-            f"no calibration record for energy window {safe(energy_window)}, collimator {safe(collimator)}, reconstruction "
-            f"{safe(reconstruction)} of this device" + (f"; the nearest record differs in {near}" if near else ""),
+            "no calibration record for this device, energy window, collimator and reconstruction"
+            + (f"; the nearest one differs in {near}" if near else ""),
             expected="a record of the same device serial, energy window, collimator and reconstruction",
             remedy="add the measured sensitivity to calibration.json, or export activity concentration (Bq/mL)",
             kind="calibration.none",

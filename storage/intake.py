@@ -145,15 +145,13 @@ def _entry(pid: str, material: Material, vault: Vault) -> VaultEntry:
 
 
 def _check_history(first: datetime, origin: datetime) -> None:
+    """Refuse a therapy before hour 0. A folder may begin with a later therapy: hour 0 is known, and so is what came before."""
     hours = (first - origin).total_seconds() / 3600
-    if abs(hours) > SAME_THERAPY_H:
-        word = "later" if hours > 0 else "earlier"
+    if hours < -SAME_THERAPY_H:
         raise InputError(
-            f"the first therapy of the record is {abs(hours) / 24:.0f} days {word} than the first one known of this patient",
-            expected="a record that holds every therapy from the first on",
-            remedy="send the whole administration record"
-            if hours > 0
-            else "an earlier therapy moves hour 0 of every stored time: start this patient's twin anew",
+            f"a therapy {-hours / 24:.0f} days before the first one known of this patient",
+            expected="no therapy before hour 0 of the patient's time axis",
+            remedy="an earlier therapy moves hour 0 of every stored time: start this patient's twin anew",
             kind="administration.history",
         )
 

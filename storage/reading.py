@@ -15,7 +15,7 @@ from storage.dicom.classify import SeriesFiles, Sorted
 from storage.dicom.ct_pt import read_ct, read_pt
 from storage.dicom.images import ReadImage
 from storage.dicom.nm import read_nm
-from storage.dicom.parse import open_file, safe, text
+from storage.dicom.parse import open_file, text
 from storage.dicom.rtstruct import read_rtstruct
 from storage.dicom.seg import read_seg
 from storage.labs import Line, merged, read_lab_csv, read_lab_fhir
@@ -232,4 +232,4 @@ def _labs(tables: dict[str, Path], record: PatientRecord, pid: str, collector: C
 
 
 def _name(s: SeriesFiles, vault: Vault, files: int) -> str:
-    return f"{safe(s.kind)[1:-1]} series {vault.token('series', s.series_uid)[:8]} ({files} file{'s' * (files > 1)})"
+    return f"{s.kind} series {vault.token('series', s.series_uid)[:8]} ({files} file{'s' * (files > 1)})"

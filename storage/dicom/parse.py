@@ -1,13 +1,16 @@
 """Opening untrusted DICOM files: limits first, then only what a whitelist names, as checked plain values.
 
-Texts of a file never enter an error message unless they are codes of a closed alphabet (`safe`): a name of a person can stand
-in any free-text element.
+Texts of a file never enter an error message unless they are numbers, codes or words of a closed list (`safe`): a name of a
+person can stand in any free-text element.
 """
 
 from __future__ import annotations
 
 import math
 import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +32,27 @@ UNCOMPRESSED = {"1.2.840.10008.1.2": "implicit little endian", "1.2.840.10008.1.
 DEFLATED = "1.2.840.10008.1.2.1.99"
 
 _UID = re.compile(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))+")
-_SAFE = re.compile(r"[A-Za-z0-9 .,:;/*%+\-_{}\[\]()&]{1,24}")
+# numbers, codes of digits (SNOMED, LOINC, older SNOMED), nuclides
+_CODE = re.compile(r"-?[0-9.]{1,18}(-[0-9])?|[A-Z]-[0-9A-F]{5}|[A-Z][a-z]?-[0-9]{1,3}m?|[<>=!~]{1,2}")
+_UNITS = (
+    "Bq kBq MBq GBq Ci mCi uCi pmol nmol umol mmol mol pg ng ug mg g CNTS NONE CM2 PCNT CPS BQML MGMINML UMOLMINML MLMING "
+    "MLG 1CM UMOLML PROPCNTS PROPCPS MLMINML MLML GML STDDEV CM2ML HU US OD Bq/ml Bq/mL kBq/ml kBq/mL MBq/ml MBq/mL "
+    "mg/dL mg/L g/dL g/L ng/mL ng/dL ug/L ug/dL umol/L mmol/L nmol/L pmol/L U/L IU/L kat/L ukat/L /nL /uL 10*9/L 10*3/uL "
+    "10*6/L 10*12/L mL/min mL/min/{1.73_m2} %"
+)
+_KEYWORDS = (
+    "START ADMIN BINARY FRACTIONAL LABELMAP PROBABILITY OCCUPANCY final amended corrected preliminary registered cancelled "
+    "unknown male female other therapy imaging diagnostic intravenous intraarterial oral M F O True False None"
+)
+_WORDS = frozenset((*_UNITS.split(), *_KEYWORDS.split()))
 
 
 def safe(text: object) -> str:
-    """A code, unit or keyword of a file as it may stand in a message; anything longer or stranger is not repeated."""
+    """A value of a file as it may stand in a message: numbers, codes, and words of a closed list; nothing else is repeated."""
     plain = str(text).strip()
     if not plain:
         return "nothing"
-    return f"'{plain}'" if _SAFE.fullmatch(plain) else "a text that is not repeated here"
+    return f"'{plain}'" if plain in _WORDS or _CODE.fullmatch(plain) else "a text that is not repeated here"
 
 
 def is_dicom(path: Path) -> bool:
@@ -69,8 +84,7 @@ def open_file(path: Path, *, pixels: bool) -> Dataset:
             kind="file.size",
         )
     try:
-        # validation warnings repeat values of the file, and values may name a person
-        with config.disable_value_validation():
+        with _silent():
             _check_syntax(path)
             d = pydicom.dcmread(path, stop_before_pixels=not pixels)
             _count(d, 0, 0)
@@ -102,6 +116,14 @@ def open_file(path: Path, *, pixels: bool) -> Dataset:
     if pixels:
         _check_pixels(d)
     return d
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """The parser's warnings repeat values of the file, and values may name a person."""
+    with config.disable_value_validation(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _check_syntax(path: Path) -> None:
@@ -179,7 +201,7 @@ def _check_pixels(d: Dataset) -> None:
 def value(d: Dataset, keyword: str) -> Any:
     """The value of an element, None when it is absent or empty. Raises InputError `dicom.value` when it cannot be parsed."""
     try:
-        with config.disable_value_validation():  # values are converted here, and its warnings would repeat them
+        with _silent():
             found = d.get(keyword)
     except Exception:  # conversion of a raw value can fail in any way
         raise InputError(
