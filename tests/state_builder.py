@@ -325,7 +325,7 @@ def _summary(ledger: DoseLedger, cycle: int, rng: np.random.Generator) -> dict[s
             {
                 "scan": digest({"scan": n, "cycle": cycle}),
                 "modality": "SPECT",
-                "time_h": time,
+                "time_h": (cycle - 1) * INTERVAL_H + time,
                 "duration_s": 1200.0,
                 "value_branch": "counts",
                 "calibration_id": "cal-" + digest("cal")[:12],

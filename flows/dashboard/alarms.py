@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from flows.report import sections
 from flows.report.style import activity, name_of, percent
 from storage.state_files import Problem
 from tdt_core.errors import TwinError
@@ -45,7 +46,7 @@ def state_alarms(state: TwinState, decision: Decision | None, *, newest: bool) -
         places = ", ".join(f"{name_of(r['region']).lower()} at {r['time_h'] - start:.0f} h" for r in outliers[:4])
         more = f" and {len(outliers) - 4} more" if len(outliers) > 4 else ""
         found.append(Alarm("note", f"Down-weighted or suspicious data: {places}{more}."))
-    found += [Alarm("note", words) for words in (*(state.summary.get("warnings") or ()), *state.evidence.findings)]
+    found += [Alarm("note", words) for words in sections.warnings(state)]
     return found
 
 

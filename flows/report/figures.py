@@ -86,8 +86,8 @@ def dose_volume(curve: Row, note: str = "") -> Markup:
     for key, level in (("d90", 90), ("d50", 50), ("d2", 2)):
         q = (curve.get("metrics") or {}).get(key)
         if q:
-            tip = f"{key.upper()} {number(q['mean'])} Gy ({interval(q)})"
-            parts.append(frame.point(min(q["mean"], frame.x_range[1]), level, 0, colour, shape="ring", tip=tip))
+            tip = f"{key.upper()} {number(q['q50'])} Gy ({interval(q)})"
+            parts.append(frame.point(min(q["q50"], frame.x_range[1]), level, 0, colour, shape="ring", tip=tip))
     return document(frame.width, frame.height, parts, f"Dose-volume histogram of {name_of(curve['region'])} with 90 % band")
 
 

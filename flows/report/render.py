@@ -80,9 +80,9 @@ def render_report(
         "forecast": _forecast(state, previous),
         "truth": sections.truth_rows(state, truth),
         "lesions": sections.lesion_rows(state),
-        "acquisitions": summary.get("acquisitions") or [],
+        "acquisitions": sections.acquisitions(state, therapy_h),
         "assumed": summary.get("assumed") or [],
-        "warnings": [*(summary.get("warnings") or []), *state.evidence.findings],
+        "warnings": sections.warnings(state),
         "provenance": sections.flattened(provenance),
         "therapy_h": therapy_h,
     }

@@ -44,6 +44,7 @@ CONSERVATION_NAMES = {
     "deposited_j": ("Energy deposited on the grid", "J"),
     "escaped_fraction": ("Energy that left the grid", "%"),
     "activity_relative_difference": ("Activity, voxels against regions", "%"),
+    "balance_relative_difference": ("Emitted less deposited and escaped", "%"),
 }
 
 
@@ -262,11 +263,12 @@ def conservation(state: TwinState) -> list[tuple[str, str]]:
 
 
 def forecast_pairs(state: TwinState, previous: TwinState | None) -> list[Row]:
-    """What the previous state forecast for this cycle beside what this cycle showed, Gy/GBq, learned regions only."""
+    """What the previous state forecast for this cycle beside what this cycle showed, Gy/GBq, measured regions only."""
     if previous is None:
         return []
+    seen = measured(state)
     before = {r["region"]: r["gy_per_gbq"] for r in previous.summary.get("forecast") or []}
-    found = {r["region"]: r for r in state.summary.get("doses") or [] if r["learned"] == "learned"}
+    found = {r["region"]: r for r in state.summary.get("doses") or [] if r["region"] in seen}
     shown = [r for r in in_order([*found]) if r in before and not (is_side(r) and organ_of(r) in found)]
     return [{"region": r, "forecast": before[r], "found": found[r]["gy_per_gbq"]} for r in shown]
 
@@ -295,6 +297,33 @@ def truth_rows(state: TwinState, truth: Mapping[str, Any] | None) -> list[Row]:
             }
         )
     return rows
+
+
+def warnings(state: TwinState) -> list[str]:
+    """Warnings of the computation and findings of the intake, each once, with regions in words."""
+    words = dict.fromkeys([*(state.summary.get("warnings") or []), *state.evidence.findings])
+    names = sorted((r.name for r in state.evidence.regions), key=len, reverse=True)
+    shown = []
+    for line in words:
+        for name in names:
+            line = line.replace(name, name_of(name).lower() if not name.startswith("lesion/") else name_of(name))
+        shown.append(line[:1].upper() + line[1:])
+    return shown
+
+
+def acquisitions(state: TwinState, therapy_h: float) -> list[Row]:
+    """Scans of the cycle; times since the therapy administration, negative before it."""
+    return [{**a, "since_h": a["time_h"] - therapy_h} for a in state.summary.get("acquisitions") or []]
+
+
+def measured(state: TwinState) -> set[str]:
+    """Regions with a usable datum in this cycle, and organs all of whose regions have one."""
+    seen = {r["region"] for r in state.posterior.fit_report if r["status"] != "missing"}
+    organs: dict[str, set[str]] = {}
+    for row in state.summary.get("doses") or []:
+        if row["region"] != row["organ"]:
+            organs.setdefault(row["organ"], set()).add(row["region"])
+    return seen | {organ for organ, members in organs.items() if members <= seen}
 
 
 def lesion_rows(state: TwinState) -> list[Row]:

@@ -155,13 +155,13 @@ def _grey(image: Array, low: float, high: float, top: float = 0.86) -> Array:
 
 
 def _wash(grey: Array, dose: Array, levels: Sequence[float], strength: float) -> Array:
-    """Colour laid over grey; colour runs evenly from level to level, opacity grows from nothing below the first level."""
+    """Colour laid over grey; colour runs evenly from level to level, opacity grows from nothing just below the first."""
     stops = np.array([0.0, *levels, levels[-1] * 2])
     position = np.interp(dose, stops, np.arange(stops.size))  # 1 at the first level
     table = palette("inferno", 0.38, 0.97)
     scaled = np.clip((position - 1) / max(len(levels) - 1, 1), 0, 1)
     colour = table[(255 * scaled).astype(int)]
-    alpha = (strength * np.clip(position - 0.35, 0, 1) ** 1.5)[..., None]
+    alpha = (strength * np.clip((position - 0.7) / 0.5, 0, 1))[..., None]
     return np.asarray(grey * (1 - alpha) + colour * alpha)
 
 

@@ -248,6 +248,18 @@ def test_the_proposed_cycle_adds_its_forecast_to_absorbed_dose_only(state: TwinS
     assert all("after_gy" not in r for r in rows["BED"])
 
 
+def test_a_warning_that_is_told_twice_is_shown_once_and_in_words(state: TwinState) -> None:
+    told = "lacrimal_left holds 0.4 mL; kidney_right too"
+    regions = (*state.evidence.regions, replace(state.evidence.regions[0], name="lacrimal_left", organ="lacrimal_glands"))
+    twice = replace(with_summary(state, warnings=[told]), evidence=replace(state.evidence, regions=regions, findings=(told,)))
+    assert sections.warnings(twice) == ["Left lacrimal holds 0.4 mL; right kidney too"]
+
+
+def test_scan_times_count_from_the_administration_of_the_cycle(state: TwinState) -> None:
+    rows = sections.acquisitions(state, state.evidence.therapy().time_h)
+    assert [r["since_h"] for r in rows] == [4.0, 24.0, 72.0, 168.0]
+
+
 def test_the_cycle_table_sums_to_the_ledger(state: TwinState) -> None:
     table = sections.cycle_table(state)
     row = next(r for r in table["rows"] if r["name"] == "Kidneys")
