@@ -19,7 +19,7 @@ from tdt_core.errors import CalibrationError
 from tdt_core.twin import CalibrationRecord
 
 SCHEMA = 1
-_TEXT = re.compile(r"[A-Za-z0-9 .,:;/*%+\-_()&=#]{0,160}")
+_TEXT = re.compile(r"[A-Za-z0-9 .,:;/*%+\-_()&=#]{1,160}")
 _NUMBERS = {
     "sensitivity_cps_per_mbq": (1e-6, 1e6),
     "sensitivity_rel_sd": (0.0, 1.0),

@@ -359,3 +359,8 @@ def test_checking_a_broken_patient_changes_nothing(valid, tmp_path):
     assert report.as_dict()["items"]
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*")} == before
     assert [p.name for p in tmp_path.iterdir()] == ["inbox"]
+
+
+def test_every_reason_stands_in_the_documentation():
+    text = (Path(__file__).parents[2] / "docs" / "data-in.md").read_text(encoding="utf-8")
+    assert {kind for _, _, kind in BROKEN if f"`{kind}`" not in text} == set()
