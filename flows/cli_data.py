@@ -46,14 +46,16 @@ def demo(
             for r in told["errors"]
         ],
     )
-    _print_outcome(told)
+    _print_outcome(told, fresh=False)
     say("decisions between the cycles were made by a scripted clinician; no person signed anything")
     say(f'look further:  ./tdt --home "{told["home"]}" twin list   (or dashboard, mlflow, explain STATE, sign STATE)')
 
 
-def _print_outcome(told: dict[str, Any]) -> None:
+def _print_outcome(told: dict[str, Any], *, fresh: bool = True) -> None:
     for entry in told["states"]:
-        say(f"cycle {entry['cycle']}  state {entry['state'][:12]}{'  new' if entry['new'] else ''}  {entry['report']}")
+        say(
+            f"cycle {entry['cycle']}  state {entry['state'][:12]}{'  new' if entry['new'] and fresh else ''}  {entry['report']}"
+        )
     say(f"proposal: {told['proposal']}")
 
 

@@ -55,24 +55,42 @@ def dask_client(settings: Settings, *, workers: int | None = None, dashboard: bo
     options = {
         "distributed.worker.multiprocessing-method": "spawn",
         "distributed.admin.tick.limit": "30 s",
+        # inputs travel inside the graph on purpose: a worker that dies takes nothing with it that a retry would need
+        "distributed.admin.large-graph-warning-threshold": "1 GiB",
         # set before the worker's interpreter starts: a thread pool cannot be made smaller afterwards
         "distributed.nanny.pre-spawn-environ": dict.fromkeys(THREAD_POOLS, "1"),
     }
     with (
         tempfile.TemporaryDirectory(prefix="tdt-dask-", ignore_cleanup_errors=True) as scratch,
         dask.config.set(options),
+        quiet(),
         LocalCluster(  # type: ignore[no-untyped-call]
             n_workers=settings.workers if workers is None else workers,
             threads_per_worker=1,
             processes=True,
             host="127.0.0.1",
-            dashboard_address="127.0.0.1:0" if dashboard else None,
+            # None would still open the default port 8787 for the scheduler's health page
+            dashboard_address="127.0.0.1:0",
+            scheduler_kwargs={"dashboard": dashboard},
             local_directory=scratch,
             silence_logs=logging.ERROR,
         ) as cluster,
         Client(cluster, set_as_default=False) as client,  # type: ignore[no-untyped-call]
     ):
         yield client
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the cluster's own notes out of the log for the block. `silence_logs` lowers its handlers only, and the loggers
+    still tell any handler that another library has put on the root."""
+    logger = logging.getLogger("distributed")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def ordered_map(client: Client) -> Callable[..., list[Any]]:
