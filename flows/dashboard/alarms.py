@@ -40,7 +40,7 @@ def state_alarms(state: TwinState, decision: Decision | None, *, newest: bool) -
         found.append(Alarm("note", f"The proposal was refused: {decision.reason}"))
     if decision is not None and decision.scripted:
         found.append(Alarm("note", "A program signed this state for a demonstration; no person did."))
-    start = max((a.time_h for a in state.evidence.administrations if a.intent == "therapy"), default=0.0)
+    start = sections.start_h(state)
     outliers = [r for r in state.posterior.fit_report if r["status"] not in ("active", "missing")]
     if outliers:
         places = ", ".join(f"{name_of(r['region']).lower()} at {r['time_h'] - start:.0f} h" for r in outliers[:4])

@@ -49,7 +49,6 @@ def render_report(
     """
     css = _css()
     summary = state.summary
-    therapy_h = max((a.time_h for a in state.evidence.administrations if a.intent == "therapy"), default=0.0)
     organs, lesions = sections.dose_rows(state)
     context = {
         "banner": BANNER,
@@ -74,17 +73,16 @@ def render_report(
         "single_labs": [r for r in summary.get("labs") or [] if len(r["points"]) == 1],
         "risk": _risk(state),
         "risk_words": sections.risk_words(state),
-        "fit": sections.fit_rows(state.posterior, therapy_h),
+        "fit": sections.fit_rows(state),
         "diagnostics": sections.diagnostics(state),
         "conservation": sections.conservation(state),
         "forecast": _forecast(state, previous),
         "truth": sections.truth_rows(state, truth),
         "lesions": sections.lesion_rows(state),
-        "acquisitions": sections.acquisitions(state, therapy_h),
+        "acquisitions": sections.acquisitions(state),
         "assumed": summary.get("assumed") or [],
         "warnings": sections.warnings(state),
         "provenance": sections.flattened(provenance),
-        "therapy_h": therapy_h,
     }
     return _environment().get_template("report.html.j2").render(context)
 

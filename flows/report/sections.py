@@ -22,7 +22,7 @@ from flows.report.style import (
     percent,
     plain,
 )
-from tdt_core.twin import Decision, Posterior, Proposal, TwinState
+from tdt_core.twin import Decision, Proposal, TwinState
 
 Row = dict[str, Any]
 DIAGNOSTIC_NAMES = {
@@ -229,17 +229,17 @@ def late_half_life_h(curve: Mapping[str, Any]) -> float | None:
     return math.log(2) / -slope if slope < -1e-6 else None
 
 
-def fit_rows(posterior: Posterior, start_h: float) -> list[Row]:
+def fit_rows(state: TwinState) -> list[Row]:
     """Per datum: observed, predicted before and after, z, status; times since the administration."""
     return [
         {
             **row,
             "name": name_of(row["region"]),
             "colour": colour_of(row["region"]),
-            "since_h": row["time_h"] - start_h,
+            "since_h": row["time_h"] - start_h(state),
             "suspicious": row["status"] != "active",
         }
-        for row in posterior.fit_report
+        for row in state.posterior.fit_report
     ]
 
 
@@ -299,6 +299,13 @@ def truth_rows(state: TwinState, truth: Mapping[str, Any] | None) -> list[Row]:
     return rows
 
 
+def start_h(state: TwinState) -> float:
+    """When the cycle began: its therapy administration, else its last imaging one, else the origin."""
+    given = state.evidence.administrations
+    therapy = [a.time_h for a in given if a.intent == "therapy"]
+    return max(therapy or [a.time_h for a in given], default=0.0)
+
+
 def warnings(state: TwinState) -> list[str]:
     """Warnings of the computation and findings of the intake, each once, with regions in words."""
     words = dict.fromkeys([*(state.summary.get("warnings") or []), *state.evidence.findings])
@@ -311,9 +318,9 @@ def warnings(state: TwinState) -> list[str]:
     return shown
 
 
-def acquisitions(state: TwinState, therapy_h: float) -> list[Row]:
-    """Scans of the cycle; times since the therapy administration, negative before it."""
-    return [{**a, "since_h": a["time_h"] - therapy_h} for a in state.summary.get("acquisitions") or []]
+def acquisitions(state: TwinState) -> list[Row]:
+    """Scans of the cycle; times since its administration, negative before it."""
+    return [{**a, "since_h": a["time_h"] - start_h(state)} for a in state.summary.get("acquisitions") or []]
 
 
 def measured(state: TwinState) -> set[str]:
@@ -370,7 +377,7 @@ def risk_words(state: TwinState) -> str:
     """The forecast in one sentence for the caption of the risk curve."""
     proposal = state.proposal
     if proposal is None or proposal.activity_mbq is None:
-        return "No activity is proposed; the curve shows what the limits would allow if the fit could be trusted."
+        return "No activity is proposed; the risk of each activity is shown all the same."
     words = [f"{name_of(r['organ'])} {number(r['allowance_q50_gy'])} Gy {r['quantity']}" for r in proposal.limits]
     spread = "; ".join(words)
     return f"Allowance of the next cycle (remaining limit spread over {proposal.remaining_cycles} cycles, median): {spread}."

@@ -256,7 +256,7 @@ def test_a_warning_that_is_told_twice_is_shown_once_and_in_words(state: TwinStat
 
 
 def test_scan_times_count_from_the_administration_of_the_cycle(state: TwinState) -> None:
-    rows = sections.acquisitions(state, state.evidence.therapy().time_h)
+    rows = sections.acquisitions(state)
     assert [r["since_h"] for r in rows] == [4.0, 24.0, 72.0, 168.0]
 
 
