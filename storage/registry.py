@@ -85,6 +85,7 @@ class Registry:
         if self._client is None:
             os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
             os.environ["DO_NOT_TRACK"] = "true"  # MLflow accepts only the word
+            os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # it would break JSON output of commands
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
             for chatty in ("alembic", "mlflow.store.db.utils"):
@@ -176,7 +177,9 @@ class Registry:
         name = model_name(info.pid)
         if not self.client.search_registered_models(f"name = '{name}'"):
             self.client.create_registered_model(name)
-        version = self.client.create_model_version(name, source=self._source(folder), run_id=run_id, tags=tags)
+        version = self.client.create_model_version(
+            name, source=self._source(folder), run_id=run_id, tags=tags, await_creation_for=0
+        )
         return str(version.version)
 
     def _source(self, folder: Path) -> str:
