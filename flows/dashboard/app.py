@@ -32,6 +32,8 @@ REFRESH_MS = 8_000
 PATIENT_LIST = """
 :host { width: 100%; font-size: 13px; }
 label { white-space: normal; display: flex; gap: .5rem; align-items: baseline; padding: .35rem 0; line-height: 1.4; }
+label, label * { overflow-wrap: anywhere; min-width: 0; }
+label input { flex: none; }
 """
 
 
@@ -119,7 +121,12 @@ class Dashboard:
         overview = pn.Column(
             self._html(Markup("<h3>Alarms</h3>") + panes.alarm_list(alarms)),
             self._html(Markup("<h3>States</h3>") + panes.timeline(chain, decisions, state_id, len(store.branches(state.pid)))),
-            pn.Row(self._html(panes.dose_table(state)), self._html(panes.facts(state)), sizing_mode="stretch_width"),
+            pn.Row(
+                self._html(panes.dose_table(state)),
+                pn.Spacer(width=28),
+                self._html(panes.facts(state)),
+                sizing_mode="stretch_width",
+            ),
             sizing_mode="stretch_width",
         )
         tabs = pn.Tabs(

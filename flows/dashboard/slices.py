@@ -18,7 +18,7 @@ from tdt_core.twin import TwinState
 pn: Any = panel  # its widgets carry no types
 bokeh_figure: Any = figure
 
-HEIGHT_PX = 560
+HEIGHT_PX = 700
 
 
 class SliceViewer:
