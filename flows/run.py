@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows import inbox, progress
-from flows.services import PrefectServer, prefect_server
+from flows.services import PrefectServer, environment, prefect_server
 from flows.settings import Settings, make_folders
 from tdt_core.errors import InputError
 
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 def orchestrated(settings: Settings) -> Iterator[PrefectServer]:
     """The Prefect server of a command: starting in the background from here on, stopped at the end of the block."""
     make_folders(settings)
-    with prefect_server(settings, wait=False) as server:
+    # the command reports an error itself, in words; Prefect would print its traceback first
+    silent = {f"PREFECT_LOGGING_LOGGERS_PREFECT_{name}_RUNS_LEVEL": "CRITICAL" for name in ("FLOW", "TASK")}
+    with environment(silent), prefect_server(settings, wait=False) as server:
         yield server
 
 

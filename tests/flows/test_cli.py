@@ -19,24 +19,9 @@ from storage.twins import TwinStore
 from tdt_core.errors import ConflictError, InputError, SettingsError, StoreError
 
 COMMANDS = (
-    [
-        "demo",
-        "test",
-        "run",
-        "check",
-        "phantom",
-        "explain",
-        "replay",
-        "refit",
-        "sign",
-        "serve",
-        "mlflow",
-        "dashboard",
-        "doctor",
-        "bench",
-    ]
-    + [f"twin {c}" for c in ("list", "log", "show", "verify", "as-of")]
-    + ["trial demo"]
+    *("demo", "test", "run", "check", "phantom", "explain", "replay", "refit", "sign"),
+    *("serve", "mlflow", "dashboard", "doctor", "bench", "trial demo"),
+    *(f"twin {c}" for c in ("list", "log", "show", "verify", "as-of")),
 )
 
 
