@@ -71,9 +71,11 @@ def partial_volume_sd(corrected: Corrected, fwhm_rel_sd: float) -> FloatArray:
     own = structure * (1 - recovery) * size
     cv = np.where(np.array(corrected.parts.owner) < 0, _p("partial_volume.background"), _p("partial_volume.non_uniformity"))
     from_others = np.sqrt(((corrected.spill_in() * cv[None, :]) ** 2).sum(axis=1)) / np.maximum(recovery, 0.05)
-    resolution = np.abs(corrected.fwhm_sensitivity) * fwhm_rel_sd * size
+    fwhm_sd = np.hypot(fwhm_rel_sd, _p("resolution.position_rel_sd"))
+    resolution = np.abs(corrected.fwhm_sensitivity) * fwhm_sd * size
     out = np.sqrt(own**2 + from_others**2 + resolution**2)
-    out[n] = np.hypot(resolution[n], np.sqrt((own[:n] ** 2 + from_others[:n] ** 2).sum()))
+    # one cause moves all regions the same way, so their errors add up in the remainder
+    out[n] = np.hypot(resolution[n], np.hypot(own[:n], from_others[:n]).sum())
     volume = corrected.parts.gather().sum(axis=1)
     stray = _p("partial_volume.stray") * (size + size.sum() * volume / volume.sum())
     return np.asarray(np.hypot(out, stray))
@@ -168,18 +170,23 @@ def registration_rel(mask: FractionMask, image: Float32, spacing_mm: tuple[float
         return 0.0 if sd_mm <= 0 else 1.0
     slopes, bends = [], []
     for axis, s in enumerate(spacing_mm):
-        sides = []
-        for step in (-1, 1):
-            box = list(mask.box)
-            stop = image.shape[axis]
-            start = min(max(box[axis].start + step, 0), stop - (box[axis].stop - box[axis].start))
-            box[axis] = slice(start, start + box[axis].stop - box[axis].start)
-            sides.append(_mean(FractionMask((box[0], box[1], box[2]), mask.values), image))
-        slopes.append((sides[1] - sides[0]) / (2 * s))
-        bends.append((sides[1] - 2 * middle + sides[0]) / s**2)
+        below, above = (_moved_mean(mask, image, axis, step) for step in (-1, 1))
+        slopes.append((above - below) / (2 * s))
+        bends.append((above - 2 * middle + below) / s**2)
     linear = sum(g**2 for g in slopes) * sd_mm**2
     bend = sum(h**2 for h in bends) * sd_mm**4 / 2 + (sum(bends) * sd_mm**2 / 2) ** 2
     return float(np.sqrt(linear + bend)) / middle
+
+
+def _moved_mean(mask: FractionMask, image: Float32, axis: int, step: int) -> float:
+    """Mean over the mask moved by `step` voxels along one axis; what leaves the grid does not count."""
+    where, part = list(mask.box), [slice(None)] * 3
+    start, stop = where[axis].start + step, where[axis].stop + step
+    where[axis] = slice(max(start, 0), min(stop, image.shape[axis]))
+    part[axis] = slice(where[axis].start - start, where[axis].stop - start)
+    values = mask.values[tuple(part)]
+    inside = float(values.sum(dtype=np.float64))
+    return float(np.einsum("ijk,ijk->", values, image[tuple(where)], dtype=np.float64)) / max(inside, 1e-9)
 
 
 def positive(value: float, sd: float) -> tuple[float, float]:

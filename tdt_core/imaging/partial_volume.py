@@ -112,7 +112,8 @@ def _split(mask: FractionMask, spacing_mm: Spacing, depth_mm: float) -> tuple[Fr
     """A region's rind of that depth, and its core."""
     inside = np.pad(mask.values >= 0.5 * mask.values.max(), 1)
     depth = ndimage.distance_transform_edt(inside, sampling=spacing_mm)[1:-1, 1:-1, 1:-1]
-    deep = depth > depth_mm
+    # the outermost voxels always belong to the rind
+    deep = depth > max(depth_mm, *spacing_mm)
     return (
         FractionMask(mask.box, np.where(deep, np.float32(0), mask.values)),
         FractionMask(mask.box, np.where(deep, mask.values, np.float32(0))),
