@@ -96,7 +96,7 @@ def lesions_of(site: Site, plan: CyclePlan, evidence: Evidence) -> tuple[Lesion,
     return now + gone
 
 
-def commit(site: Site, plan: CyclePlan, refit_reason: str = "") -> None:
+def commit(site: Site, plan: CyclePlan, *, expected_head: str | None, refit_reason: str = "") -> None:
     """Commit the state and clear the work folder. A state that is there already stays as it is."""
     if site.store.has(plan.state_id):
         state, maps = site.store.load(plan.state_id), site.store.open_dose(plan.state_id)
@@ -105,7 +105,7 @@ def commit(site: Site, plan: CyclePlan, refit_reason: str = "") -> None:
     site.store.commit(
         state,
         maps,
-        expected_head=site.store.head(plan.pid),
+        expected_head=expected_head,
         provenance=provenance(),
         knowledge_time=now(),
         refit_reason=refit_reason,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ import numpy as np
 from flows import assemble, conclude, progress, steps
 from flows.plan import CyclePlan, decision_of, plan_chain
 from flows.site import Site
-from storage.cycles import digests_by_cycle, put_cycles
-from storage.intake import Intake, read_inbox
+from storage.cycles import digests_by_cycle, get_cycle, put_cycles
+from storage.identity import science_digest
+from storage.intake import CycleIntake, Intake, read_inbox
 from storage.twins import now
 from storage.vault import Vault
 from tdt_core.errors import StoreError, TwinError
@@ -41,34 +43,45 @@ def take_in(site: Site, folder: Path) -> tuple[str, dict[int, str]]:
 
     Raises InputError when something is refused; the twin is unchanged then.
     """
-    intake = read_inbox(folder, Vault.open(site.settings.vault), evidence=site.evidence)
+    vault = Vault.open(site.settings.vault)
+    intake = read_inbox(folder, vault, evidence=site.evidence, quarantine_folder=site.settings.quarantine)
     return intake.pid, known_cycles(site, intake.pid) | put_cycles(site.evidence, numbered(site, intake))
 
 
 def numbered(site: Site, intake: Intake) -> Intake:
-    """Cycle numbers that go on from the therapies that the twin already knows, when the folder holds only later ones."""
-    earlier = set()
-    for state in site.store.log(intake.pid):
-        earlier |= {a.time_h for a in site.store.load(state.id).evidence.administrations if a.intent == "therapy"}
+    """Cycle numbers that go on from the therapies that the twin already knows, when the folder holds only later ones.
+
+    What such a folder holds from before its first therapy (laboratory values) joins the cycle that the twin knows.
+    """
+    known = {info.cycle: site.store.load(info.id) for info in site.store.log(intake.pid)}
+    earlier = {a.time_h for s in known.values() for a in s.evidence.administrations if a.intent == "therapy"}
     here = {a.time_h for cycle in intake.cycles for a in cycle.administrations if a.intent == "therapy"}
     offset = len({t for t in earlier if here and t < min(here) - 1e-6})
     if not offset:
         return intake
-    cycles = tuple(dataclasses.replace(c, number=c.number + offset) for c in intake.cycles if c.number > 0)
-    return dataclasses.replace(intake, cycles=cycles)
+    cycles = []
+    for cycle in intake.cycles:
+        moved = dataclasses.replace(cycle, number=cycle.number + offset)
+        if cycle.number == 0:
+            moved = joined(get_cycle(site.evidence, known[offset].summary["cycle_bundle"])[2], moved)
+        cycles.append(moved)
+    return dataclasses.replace(intake, cycles=tuple(cycles))
+
+
+def joined(known: CycleIntake, late: CycleIntake) -> CycleIntake:
+    """A cycle that the twin knows with laboratory values that came later; a value of the same record is replaced."""
+    labs = {(x.record, x.analyte, x.time_h): x for x in (*known.labs, *late.labs)}
+    return dataclasses.replace(
+        known,
+        labs=tuple(sorted(labs.values(), key=lambda x: (x.time_h, x.analyte, x.record))),
+        digests=tuple(sorted({*known.digests, *late.digests})),
+        findings=(*known.findings, *late.findings),
+    )
 
 
 def known_cycles(site: Site, pid: str) -> dict[int, str]:
     """Cycle number -> digest of the bundle that the patient's current chain rests on."""
-    return {info.cycle: bundle_of(site, site.store.load(info.id).evidence.digests) for info in site.store.log(pid)}
-
-
-def bundle_of(site: Site, digests: tuple[str, ...]) -> str:
-    """The cycle bundle among a state's evidence digests."""
-    for digest in digests:
-        if site.evidence.has(digest) and site.evidence.kind(digest) == "cycle":
-            return digest
-    raise StoreError("a state names no cycle among its evidence", remedy="run `tdt twin verify`", kind="store.evidence")
+    return {info.cycle: str(site.store.load(info.id).summary["cycle_bundle"]) for info in site.store.log(pid)}
 
 
 def run_chain(site: Site, folder: Path, call: Caller = call_directly) -> dict[str, Any]:
@@ -88,6 +101,7 @@ def bring_up_to_date(
     """
     site.store.recover()
     chain = list(site.store.log(pid))
+    head = site.store.head(pid)
     digests = digests_by_cycle(site.evidence, dict(bundles))
     first = min(bundles) if refit_reason else site.store.first_new_cycle(pid, digests)
     new: list[str] = []
@@ -100,10 +114,11 @@ def bring_up_to_date(
             if not site.store.has(plan.state_id):
                 new.append(plan.state_id)
             try:
-                make_state(site, plan, call, refit_reason)
+                make_state(site, plan, call, head, refit_reason)
             except TwinError as error:
                 site.store.record_failure(pid, plan.number, error.as_dict(), time=now())
                 raise
+            head = plan.state_id
     log = sorted(site.store.log(pid), key=lambda info: info.cycle)
     newest = site.store.load(log[-1].id) if log else None
     return {
@@ -114,20 +129,16 @@ def bring_up_to_date(
     }
 
 
-def make_state(site: Site, plan: CyclePlan, call: Caller, refit_reason: str = "") -> None:
-    """Run the steps of one cycle and commit its state; a state that is there already is only committed again (no change)."""
+def make_state(site: Site, plan: CyclePlan, call: Caller, head: str | None, refit_reason: str = "") -> None:
+    """Run the steps of one cycle and commit its state; a state that is there already is only committed again (no change).
+
+    head : HEAD as this run knows it; ConflictError when another process has moved it meanwhile.
+    """
     if not site.store.has(plan.state_id):
         for name, step in STEPS:
             with progress.step(f"cycle {plan.number}: {name}"):
                 call(name, step, site, plan)
-    call("commit", assemble.commit if not refit_reason else _commit_because(refit_reason), site, plan)
-
-
-def _commit_because(reason: str) -> Step:
-    def commit(site: Site, plan: CyclePlan) -> None:
-        assemble.commit(site, plan, reason)
-
-    return commit
+    call("commit", partial(assemble.commit, expected_head=head, refit_reason=refit_reason), site, plan)
 
 
 def refit(site: Site, pid: str, reason: str, call: Caller = call_directly) -> dict[str, Any]:
@@ -147,7 +158,7 @@ def replay(site: Site, state_id: str) -> list[str]:
         identity=stored.identity,
         pid=stored.pid,
         number=stored.cycle,
-        bundle=bundle_of(site, stored.evidence.digests),
+        bundle=stored.summary["cycle_bundle"],
         parent=stored.parent,
         decision=stored.identity["decision"],
     )
@@ -156,6 +167,8 @@ def replay(site: Site, state_id: str) -> list[str]:
     again, dose = assemble.result(site, plan)
     assemble.clear(site, plan)
     differences = []
+    if stored.identity["science"] != science_digest():
+        differences.append("the science (sources and data of tdt_core, numeric libraries) is not the one of the state")
     for name in ("mean", "cholesky", "draws"):
         if not np.array_equal(getattr(stored.posterior, name), getattr(again.posterior, name)):
             differences.append(f"posterior {name} differs")

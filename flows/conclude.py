@@ -58,20 +58,21 @@ def conclude(site: Site, plan: CyclePlan) -> None:
     labs = [*past_labs(site, plan), *evidence.labs]
     text = {
         "ligand": product.ligand,
+        "cycle_bundle": plan.bundle,
         "kind": "retrospective" if treated else "prospective",
         "activity_mbq": given.net_activity_mbq,
-        "doses": summary.dose_rows(
-            rung.regions, organ_dose, organ_bed, arrays["tia"], given.net_activity_mbq, posterior, site.tissues
-        ),
+        "doses": summary.dose_rows(rung, organ_dose, organ_bed, arrays["tia"], given.net_activity_mbq, posterior, site.tissues),
         "cumulative": summary.cumulative_rows(ledger, policy),
         "curves": summary.curve_rows(rung, posterior.draws[:, : len(rung.parameters)], given, posterior),
         "dvh": dosed["dvh"],
-        "labs": lab_trends(labs, start_of(evidence) + product.interval_h),
+        "labs": lab_trends(labs, max([start_of(evidence), *(x.time_h for x in labs)]) + product.interval_h),
         "forecast": summary.forecast_rows(rung.regions, forecast),
         "acquisitions": images["acquisitions"],
         "conservation": dosed["conservation"],
         "assumed": summary.assumed_rows(rung, site.tissues, product, policy),
-        "warnings": list(evidence.findings),
+        "warnings": []
+        if treated
+        else [f"Nothing was given for therapy yet: doses are prospective, for {product.standard_activity_mbq:.0f} MBq."],
         "diagnostics": posterior.diagnostics,
         "dose_matrix_gy_per_mbq_h": arrays["matrix"].tolist(),
     }

@@ -11,17 +11,21 @@ from storage.exports import export_state
 
 
 def make(site: Site, state_id: str, truth: dict[str, Any] | None = None) -> Path:
-    """Write `derived/<id>/report.html`, `dose.dcm`, `regions.dcm` and register the state in MLflow; returns the folder.
-
-    A failure of MLflow leaves a note to reindex, never a lost state.
-    """
+    """Write `derived/<id>/report.html`, `dose.dcm`, `bed.dcm`, `regions.dcm`; returns the folder. Again after a decision."""
     from flows.report.render import render_report
 
     state, dose = site.store.load(state_id), site.store.open_dose(state_id)
     folder = site.home.derived / state_id
     folder.mkdir(parents=True, exist_ok=True)
     previous = site.store.load(state.parent) if state.parent is not None else None
-    page = render_report(state, dose, decision=site.store.decision(state_id), truth=truth, previous=previous)
+    page = render_report(
+        state,
+        dose,
+        decision=site.store.decision(state_id),
+        provenance=site.store.info(state_id).provenance,
+        truth=truth,
+        previous=previous,
+    )
     write_atomic(folder / "report.html", page.encode())
     export_state(folder, state, dose)
     return folder

@@ -18,7 +18,12 @@ FloatArray = npt.NDArray[np.float64]
 def next_administration(product: Product, time_h: float, amount_nmol: float | None) -> Administration:
     """The product's standard administration, for doses per activity."""
     return Administration(
-        time_h, product.name, product.ligand, product.nuclide, product.standard_activity_mbq, amount_nmol=amount_nmol
+        time_h,
+        product.name,
+        product.ligand,
+        product.nuclide,
+        product.standard_activity_mbq,
+        amount_nmol=amount_nmol or product.standard_amount_nmol,
     )
 
 

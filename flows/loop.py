@@ -44,9 +44,26 @@ def take_in_patient(folder: str, home: str | None = None) -> dict[str, Any]:
     site = open_site(load_settings(home=home))
     with dask_client(site.settings) as client:
         outcome = chain.run_chain(site, Path(folder), as_tasks(ordered_map(client)))
+    for state_id in with_parents(site, outcome["new"]):
+        with progress.step(f"report and exports of {state_id[:12]}"):
+            make_derived(state_id, lambda s=state_id: derived.make(site, s))  # type: ignore[misc]
     with progress.step("index"):
         index(lambda: catch_up(site.store, site.settings.mlflow_uri or None))
     return outcome
+
+
+def with_parents(site: Site, states: list[str]) -> list[str]:
+    """States and their parents, whose decision may have been recorded with them."""
+    found: list[str] = []
+    for state_id in states:
+        found += [s for s in (site.store.load(state_id).parent, state_id) if s is not None and s not in found]
+    return found
+
+
+@task(name="report", task_run_name="report {state:.12}", persist_result=False, cache_policy=NO_CACHE)
+def make_derived(state: str, call: Callable[[], Path]) -> None:
+    """Report and exports of one state."""
+    call()
 
 
 @task(name="index", persist_result=False, cache_policy=NO_CACHE)
@@ -67,9 +84,6 @@ def as_tasks(map_: Callable[..., Any]) -> chain.Caller:
                 step(site, plan, map_)
             else:
                 step(site, plan)
-            if name == "commit":
-                with progress.step(f"cycle {plan.number}: report and exports"):
-                    derived.make(site, plan.state_id)
 
         run_step(name, plan.number, plan.state_id, bound)
 

@@ -15,7 +15,7 @@ from tdt_core.twin import Administration, DoseLedger, Limit, Posterior, Product,
 FloatArray = npt.NDArray[np.float64]
 
 LEARNED_ABOVE = 0.5
-"""Share of the prior variance of ln uptake that data must remove before a dose counts as learned."""
+"""Share of the population's variance of ln uptake that data must remove before a dose counts as learned."""
 
 CURVE_TIMES_H = np.concatenate([[0.0], np.geomspace(0.25, 300.0, 70)])
 
@@ -29,7 +29,7 @@ def quantiles(draws: FloatArray) -> dict[str, float] | None:
 
 
 def dose_rows(
-    regions: Sequence[Region],
+    model: KineticModel,
     dose: FloatArray,
     bed: FloatArray,
     tia: FloatArray,
@@ -38,8 +38,8 @@ def dose_rows(
     tissues: Mapping[str, Tissue],
 ) -> list[dict[str, Any]]:
     """Rows of `doses`: dose, bed (ledger names, draws), tia (regions, draws) MBq h."""
-    reduction = posterior.diagnostics["variance_reduction"]
-    by_region = {r.name: _uptake_reduction(reduction, r.name) for r in regions}
+    regions = model.regions
+    by_region = {r.name: _uptake_reduction(model, posterior, r.name) for r in regions}
     rows = []
     for i, name in enumerate(ledger_names(regions)):
         organ = organ_of(regions, name)
@@ -63,10 +63,13 @@ def dose_rows(
     return rows
 
 
-def _uptake_reduction(reduction: Mapping[str, float], region: str) -> float:
+def _uptake_reduction(model: KineticModel, posterior: Posterior, region: str) -> float:
+    """Share of the population's variance of ln uptake that all data up to now have removed."""
     for quantity in ("uptake_per_ml", "uptake_rate_per_ml"):
-        if f"{region}.{quantity}" in reduction:
-            return float(reduction[f"{region}.{quantity}"])
+        name = f"{region}.{quantity}"
+        if name in model.parameters:
+            i = posterior.index(name)
+            return 1.0 - float(posterior.covariance[i, i]) / model.parameters[name].sd ** 2
     return 0.0  # `rest` of the compartmental rung has no uptake of its own
 
 
@@ -148,6 +151,9 @@ def assumed_rows(
             {"name": f"{product.name}.activity_range_{end}", "value": value, "unit": "MBq", "source": product.source}
             for end, value in (("low", low), ("high", high))
         ]
+        if product.standard_amount_nmol is not None:
+            amount = product.standard_amount_nmol
+            rows.append({"name": f"{product.name}.amount", "value": amount, "unit": "nmol", "source": product.source})
     rows += [
         {"name": f"limit.{x.organ}", "value": x.value_gy, "unit": "Gy", "source": x.source}
         for x in limits

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from storage.evidence import EvidenceStore, digest_labels
@@ -31,19 +30,19 @@ def get_cycle(evidence: EvidenceStore, digest: str) -> tuple[str, Patient, Cycle
         labels_for=data["labels_for"],
         labs=tuple(from_plain(LabResult, x) for x in data["labs"]),
         lesions=tuple(from_plain(Lesion, x) for x in data["lesions"]),
-        digests=(*data["digests"], digest),
+        digests=tuple(data["digests"]),
         findings=tuple(data["findings"]),
     )
     return data["pid"], from_plain(Patient, data["patient"]), cycle
 
 
 def digests_by_cycle(evidence: EvidenceStore, bundles: dict[int, str]) -> dict[int, tuple[str, ...]]:
-    """Cycle number -> digests of everything it brought, its own bundle included."""
-    found: dict[int, tuple[str, ...]] = {}
-    for number, bundle in bundles.items():
-        items: Iterable[str] = evidence.get_json(bundle, KIND)["digests"]
-        found[number] = (*items, bundle)
-    return found
+    """Cycle number -> digests of what it brought.
+
+    The bundle itself is not among them: it also holds findings, whose wording may change with the software, while evidence
+    that is assimilated must stay assimilated.
+    """
+    return {number: tuple(evidence.get_json(bundle, KIND)["digests"]) for number, bundle in bundles.items()}
 
 
 def _plain(intake: Intake, cycle: CycleIntake) -> dict[str, Any]:

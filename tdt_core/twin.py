@@ -316,6 +316,8 @@ class Product:
     interval_h: float
     source: str
     status: str
+    standard_amount_nmol: float | None = None
+    """Total ligand of a standard administration, for forecasts where none was recorded."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -95,7 +95,7 @@ def one_patient(seed: int, variant: str, cycles: int, matrix: int, work: Path, m
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def forecast_scores(state: Any, truth: dict[str, Any]) -> list[dict[str, Any]]:
+def forecast_scores(state: Any, truth: Mapping[str, Any]) -> list[dict[str, Any]]:
     """CRPS of ln Gy/GBq of the next cycle per region: the twin, the population with the same covariates, carry-forward."""
     from flows.forecast import (
         dose_matrix,

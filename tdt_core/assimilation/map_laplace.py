@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy import linalg
 
 from tdt_core.assimilation.problem import Problem
 from tdt_core.errors import EstimationError
@@ -18,7 +19,7 @@ from tdt_core.errors import EstimationError
 FloatArray = npt.NDArray[np.float64]
 
 MAX_ITERATIONS = 60
-TOLERANCE = 1e-6
+TOLERANCE = 1e-5
 DISTINCT_OPTIMUM = 3.0
 
 
@@ -80,7 +81,8 @@ def _levenberg_marquardt(problem: Problem, sd: FloatArray, z: FloatArray) -> tup
         precision = h.T @ h + np.eye(z.size)
         gradient = z - h.T @ residual
         while True:
-            step = -np.linalg.solve(precision + damping * np.diag(np.diag(precision)), gradient)
+            damped = precision + damping * np.diag(np.diag(precision))
+            step = -linalg.solve(damped, gradient, assume_a="pos", check_finite=False)
             trial = _residual(problem, sd, z + step)
             new = 0.5 * float(trial @ trial + (z + step) @ (z + step))
             if np.isfinite(new) and new <= value:

@@ -64,6 +64,7 @@ def products(rows: Iterable[Mapping[str, str]] | None = None) -> dict[str, Produ
             interval_h=float(row["interval_h"]),
             source=row["source"],
             status=row["status"],
+            standard_amount_nmol=float(row["amount_nmol"]) if row.get("amount_nmol") else None,
         )
     return table
 

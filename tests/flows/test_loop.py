@@ -1,0 +1,219 @@
+"""The loop on files: the same evidence gives the same states, whatever happens on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from loop_case import CANARY, fingerprint, new_site, only_cycle, write_patient
+
+from flows.chain import refit, replay, run_chain
+from flows.site import Site
+from flows.truth import errors, read_truth
+from tdt_core.errors import InputError, TwinError
+
+HERE = Path(__file__).parent
+EVENTS = 10
+
+
+@pytest.fixture(scope="module")
+def patient(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_patient(tmp_path_factory.mktemp("patient"))
+
+
+@pytest.fixture(scope="module")
+def run(patient: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Site, dict]:
+    site = new_site(tmp_path_factory.mktemp("site"))
+    return site, run_chain(site, patient)
+
+
+def test_pre_therapy_imaging_and_two_cycles_become_a_chain_of_three_states(run):
+    site, outcome = run
+    states = [site.store.load(s) for s in outcome["states"]]
+    assert [s.cycle for s in states] == [0, 1, 2]
+    assert [s.parent for s in states] == [None, states[0].id, states[1].id]
+    assert outcome["new"] == outcome["states"]
+    assert site.store.verify() == ()
+
+
+def test_every_state_holds_doses_curves_maps_and_a_proposal_or_its_reason(run):
+    site, outcome = run
+    for s in outcome["states"]:
+        state, dose = site.store.load(s), site.store.open_dose(s)
+        assert state.proposal is not None
+        assert state.proposal.reasons
+        assert {"kidneys", "kidney_left", "rest"} <= {row["region"] for row in state.summary["doses"]}
+        assert float(dose.dose_mean_gy.max()) > 0
+        assert np.isfinite(dose.dose_sd_gy.values).all()
+        assert abs(state.summary["conservation"]["activity_relative_difference"]) < 1e-3
+
+
+def test_region_doses_agree_with_the_mean_of_the_map(run):
+    site, outcome = run
+    state, dose = site.store.load(outcome["states"][-1]), site.store.open_dose(outcome["states"][-1])
+    names = json.loads(dose.attrs["regions"])
+    for name in ("kidney_left", "liver", "spleen"):
+        mean = float(dose.dose_mean_gy.values[dose.label.values == names.index(name) + 1].mean())
+        row = next(r for r in state.summary["doses"] if r["region"] == name)
+        assert mean == pytest.approx(row["dose_gy"]["mean"], rel=2e-3)
+
+
+def test_the_ledger_adds_cycles_draw_by_draw(run):
+    site, outcome = run
+    ledger = site.store.load(outcome["states"][-1]).ledger
+    assert ledger.cycles == (1, 2)
+    i = ledger.regions.index("kidneys")
+    np.testing.assert_allclose(ledger.cumulative("kidneys"), ledger.dose_gy[0, i] + ledger.dose_gy[1, i])
+    assert (ledger.bed_gy[:, i] > ledger.dose_gy[:, i]).all()
+
+
+def test_kidney_dose_of_a_coarse_patient_lies_near_the_truth(run, patient):
+    site, outcome = run
+    truth = read_truth(patient.parent / "truth" / "truth.json")
+    rows = [r for s in outcome["states"][1:] for r in errors(site.store.load(s), truth[site.store.load(s).cycle])]
+    kidneys = [abs(r["relative_error"]) for r in rows if r["region"] in ("kidney_left", "kidney_right")]
+    assert np.median(kidneys) < 0.25  # 14 mm voxels; the benchmark states accuracy at clinical voxel sizes
+
+
+def test_the_same_folder_again_makes_no_new_version(run, patient):
+    site, outcome = run
+    before = fingerprint(site)
+    again = run_chain(site, patient)
+    assert again["new"] == []
+    assert again["states"] == outcome["states"]
+    assert fingerprint(site) == before
+
+
+def test_replay_gives_the_same_numbers(run):
+    site, outcome = run
+    assert replay(site, outcome["states"][-1]) == []
+
+
+def test_another_site_gives_the_same_state_ids_and_bytes_only_for_the_same_pseudonym(run, patient, tmp_path):
+    """Identity holds no path and no clock: a second home with the same vault repeats every byte."""
+    site, outcome = run
+    other = new_site(tmp_path, vault=site.settings.vault)
+    assert run_chain(other, patient)["states"] == outcome["states"]
+    assert fingerprint(other) == fingerprint(site)
+
+
+def test_cycles_that_arrive_one_by_one_give_the_ids_of_cycles_that_arrive_together(run, patient, tmp_path):
+    """Decisions are part of identity: without a signature in between, history is retrospective either way."""
+    site, outcome = run
+    other = new_site(tmp_path, vault=site.settings.vault)
+    first = only_cycle(patient, tmp_path / "first", (0, 1), 2)
+    for name in ("labs.csv",):
+        (first / name).unlink()
+    run_chain(other, first)
+    assert len(other.store.log(outcome["pid"])) == 2
+    together = run_chain(other, patient)
+    assert together["states"] == outcome["states"]
+
+
+def test_a_refit_without_change_of_code_or_settings_makes_nothing_new(run):
+    site, outcome = run
+    assert refit(site, outcome["pid"], "checking that nothing changes")["states"] == []
+
+
+def test_a_refit_needs_a_reason(run):
+    site, outcome = run
+    with pytest.raises(TwinError, match="reason"):
+        refit(site, outcome["pid"], "  ")
+
+
+@pytest.mark.long
+def test_other_settings_make_a_branch_and_keep_the_old_one(run, patient, tmp_path):
+    site, outcome = run
+    other = new_site(tmp_path, vault=site.settings.vault)
+    run_chain(other, patient)
+    more = new_site(tmp_path, vault=site.settings.vault, root_seed=5)
+    fresh = refit(more, outcome["pid"], "another root seed")
+    assert len(fresh["states"]) == 3
+    assert set(outcome["states"]) <= set(more.store.state_ids(outcome["pid"]))
+    assert not set(fresh["states"]) & set(outcome["states"])
+
+
+@pytest.mark.long
+def test_the_compartmental_rung_runs_through_the_same_loop(patient, tmp_path):
+    site = new_site(tmp_path, model="compartmental")
+    outcome = run_chain(site, patient)
+    assert site.store.load(outcome["states"][-1]).model == "compartmental"
+
+
+def test_a_folder_that_is_refused_changes_no_twin(run, patient, tmp_path):
+    site, outcome = run
+    broken = only_cycle(patient, tmp_path / "broken", (0, 1, 2), 3)
+    victim = next(iter(sorted((broken / "cycle-2").glob("*.dcm"))))
+    victim.write_bytes(victim.read_bytes()[:500])
+    before = fingerprint(site)
+    with pytest.raises(InputError):
+        run_chain(site, broken)
+    assert fingerprint(site) == before
+    assert site.store.head(outcome["pid"]) == outcome["states"][-1]
+
+
+def _killed_run(home: Path, vault: Path, inbox: Path, after: int) -> int:
+    """Run the loop in a process that is killed (SIGKILL) at its `after`-th progress event."""
+    code = f"""
+import os, signal
+from pathlib import Path
+from flows import progress
+from flows.chain import run_chain
+from flows.settings import load_settings
+from flows.site import open_site
+count = 0
+def listener(event):
+    global count
+    count += 1
+    if count == {after}:
+        os.kill(os.getpid(), signal.SIGKILL)
+with progress.listening(listener):
+    site = open_site(load_settings(home={str(home)!r}, vault={str(vault)!r}, n_draws=100))
+    run_chain(site, Path({str(inbox)!r}))
+"""
+    return subprocess.run([sys.executable, "-c", code], env=os.environ, check=False, cwd=HERE.parents[1]).returncode
+
+
+def _survives(patient: Path, expected: tuple[Site, dict], folder: Path, events: range) -> None:
+    site, outcome = expected
+    for after in events:
+        place = folder / f"kill-{after}"
+        other = new_site(place, vault=site.settings.vault)
+        assert _killed_run(place / "home", site.settings.vault, patient, after) == -signal.SIGKILL
+        assert run_chain(other, patient)["states"] == outcome["states"]
+        assert fingerprint(other) == fingerprint(site)
+        assert other.store.verify() == ()
+        assert list((place / "home" / "staging").iterdir()) == []
+        assert not any((place / "home" / "work").glob("*"))
+
+
+def test_a_process_killed_in_the_middle_of_a_cycle_leaves_what_a_rerun_completes(run, patient, tmp_path):
+    _survives(patient, run, tmp_path, range(12, 13))
+
+
+@pytest.mark.long
+def test_a_process_killed_at_any_of_ten_points_leaves_what_a_rerun_completes(run, patient, tmp_path):
+    _survives(patient, run, tmp_path, range(1, 2 * EVENTS, 2))
+
+
+def test_no_canary_of_an_identity_field_reaches_the_home_or_its_pages(tmp_path):
+    """The whole run: evidence, states, MLflow, report, exports. The Prefect store is searched in the services tests."""
+    from flows import derived
+    from storage.registry import catch_up
+
+    inbox = write_patient(tmp_path / "patient", canaries=True)
+    site = new_site(tmp_path / "site")
+    outcome = run_chain(site, inbox)
+    for s in outcome["states"]:
+        derived.make(site, s)
+    assert catch_up(site.store).failures == ()
+    leaks = [str(p) for p in site.home.root.rglob("*") if p.is_file() and CANARY.encode() in p.read_bytes()]
+    assert leaks == []
+    names = [str(p.relative_to(site.home.root)) for p in site.home.root.rglob("*")]
+    assert not any(CANARY in name for name in names)
