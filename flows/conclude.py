@@ -45,6 +45,7 @@ def conclude(site: Site, plan: CyclePlan) -> None:
     forecast = gy_per_mbq(rung, theta, upcoming, arrays["matrix"], factors)
     outlooks = outlooks_of(site, rung, theta, upcoming, forecast, ledger, policy)
     seen = {d["region"] for d in posterior.fit_report if d["status"] != "missing"}
+    limited = {x.organ for x in policy}
     with_data = {r.organ for r in rung.regions if r.name in seen}
     proposal = propose(
         plan.state_id,
@@ -53,7 +54,7 @@ def conclude(site: Site, plan: CyclePlan) -> None:
         policy,
         product,
         product.planned_cycles - plan.number,
-        objections(posterior.diagnostics, with_data, {x.organ for x in policy}),
+        objections(decisive(posterior, rung, limited), with_data, limited),
     )
     labs = [*past_labs(site, plan), *evidence.labs]
     text = {
@@ -85,6 +86,13 @@ def conclude(site: Site, plan: CyclePlan) -> None:
             "summary": text,
         },
     )
+
+
+def decisive(posterior: Posterior, rung: KineticModel, limited: set[str]) -> dict[str, Any]:
+    """Diagnostics that decide on a proposal: the Laplace check counts for organs with a limit only."""
+    shift = posterior.diagnostics["linearity_shift_by_region"]
+    worst = max((shift.get(r.name, 0.0) for r in rung.regions if r.organ in limited), default=0.0)
+    return {**posterior.diagnostics, "linearity_shift_sd": worst}
 
 
 @dataclass(frozen=True, eq=False)
