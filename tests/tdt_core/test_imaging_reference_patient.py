@@ -1,0 +1,91 @@
+"""Region activities of the digital reference patient against its truth: bias and honesty of the error budget."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tdt_core.imaging.quantification import CycleImages, quantify_cycle
+from tdt_core.imaging.volume import Scan, Volume
+from tdt_core.imaging.weights import voxel_weights
+from tdt_core.phantom import PhantomCycle, PhantomSettings, reference_patient
+
+
+def as_intake(cycle: PhantomCycle) -> tuple[list[Scan], dict[str, Scan]]:
+    """What a reader of the written files would hand over."""
+    scans, cts = [], {}
+    for s in cycle.scans:
+        counts = s.unit == "counts"
+        per_mbq = s.calibration.sensitivity_cps_per_mbq * s.duration_s if counts else 0.0
+        voxel_ml = abs(np.linalg.det(s.affine[:3, :3])) / 1000.0
+        image = s.image / np.float32(per_mbq * voxel_ml) if counts else s.image
+        volume = Volume(image.astype(np.float32), s.affine, "MBq/mL", s.frame_of_reference)
+        at = s.mid_time_h if counts else s.time_h
+        branch = "counts" if counts else "rescale"
+        scans.append(Scan(s.name, s.modality, volume, at, s.duration_s, s.nuclide, s.calibration, per_mbq, branch))  # type: ignore[arg-type]
+        ct = Volume(s.ct_hu.astype(np.float32), s.affine, "HU", s.frame_of_reference)
+        cts[s.frame_of_reference] = Scan(f"ct-{s.name}", "CT", ct, at)
+    return scans, cts
+
+
+def quantified(seed: int, number: int) -> tuple[CycleImages, PhantomCycle]:
+    patient = reference_patient(PhantomSettings(seed=seed, matrix=64, cycles=2), dose_engine="local")
+    cycle = patient.cycle(number)
+    assert cycle.segmentation is not None
+    scans, cts = as_intake(cycle)
+    return quantify_cycle(scans, cts, cycle.segmentation), cycle
+
+
+def scores(images: CycleImages, cycle: PhantomCycle, organs: tuple[str, ...]) -> list[tuple[float, float]]:
+    """(log error, sd of the budget) of every scan and region of some organs."""
+    organ = {r.name: r.organ for r in images.regions}
+    position = {s.name: k for k, s in enumerate(cycle.scans)}
+    out = []
+    for a in images.activities:
+        if organ[a.region] in organs:
+            true = cycle.truth["regions"][a.region]["scan_activities_mbq"][position[a.scan]]
+            out.append((float(np.log(a.activity_mbq / true)), a.budget.total))
+    return out
+
+
+GLANDS = ("parotid_glands", "submandibular_glands")
+
+
+def test_one_patient_is_quantified_within_its_budget() -> None:
+    images, cycle = quantified(1, 1)
+    for organs, largest in ((("kidneys",), 0.2), (GLANDS, 0.4), (("lesions",), 0.4)):
+        errors, sds = np.array(scores(images, cycle, organs)).T
+        assert np.abs(errors).max() < largest
+        assert np.sqrt(((errors / sds) ** 2).mean()) < 2.0
+    assert len(images.registered) == 4
+    for registered, scan in zip(images.registered, cycle.scans, strict=True):
+        # a rotation about the grid's centre also displaces the body's centre
+        assert abs(registered.transform.shift_mm - np.linalg.norm(scan.shift_mm)) < 6.0
+
+
+def test_voxel_weights_come_nearer_to_the_true_pattern_than_a_uniform_region() -> None:
+    images, cycle = quantified(1, 1)
+    weights = voxel_weights(images)
+    assert cycle.truth_tia is not None
+    for name in ("kidney_left", "kidney_right", "parotid_left", "liver", "spleen"):
+        inside = images.labels.mask(name)
+        true = cycle.truth_tia.array[inside].astype(float)
+        mine = weights.array[inside].astype(float)
+        true, mine = true / true.mean(), mine / mine.mean()
+        assert np.sqrt(((mine - true) ** 2).mean()) < true.std()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("first", [1, 101])
+def test_budgets_of_several_patients_are_neither_boastful_nor_idle(first: int) -> None:
+    groups = {("kidneys",): [], GLANDS: [], ("lesions",): []}
+    for seed in range(first, first + 6):
+        images, cycle = quantified(seed, 1)
+        for organs, rows in groups.items():
+            rows += scores(images, cycle, organs)
+    for organs, rows in groups.items():
+        errors, sds = np.array(rows).T
+        z = errors / sds
+        assert abs(np.median(errors)) < 0.12, organs
+        assert 0.4 < np.sqrt((z**2).mean()) < 1.5, organs
+        assert (np.abs(z) < 1.645).mean() > 0.75, organs
