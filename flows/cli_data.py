@@ -16,7 +16,11 @@ BANNER = "Research use only. Not a medical device."
 def demo(
     seed: Annotated[int, typer.Option(help="Seed of the reference patient.")] = 1,
     cycles: Annotated[int, typer.Option(min=2, max=6, help="Therapy cycles.")] = 2,
-    matrix: Annotated[int, typer.Option(help="Voxels of a scan across 460 mm: 64 to 128.")] = 64,
+    matrix: Annotated[int, typer.Option(help="Voxels of a scan across 460 mm: 64 to 128.")] = 96,
+    anatomy: Annotated[
+        Path | None, typer.Option(help="Folder of a real labelled volume in place of a drawn body (see `phantom`).")
+    ] = None,
+    product: Annotated[str, typer.Option(help="Therapy product.")] = "Lu-177-PSMA-617",
     as_json: AsJson = False,
 ) -> None:
     """A reference patient through the whole loop, with reports, exports and the errors against the truth."""
@@ -24,7 +28,13 @@ def demo(
     from flows.demo import run_demo
 
     with progress.shown():
-        told = run_demo(seed=seed, matrix=matrix, cycles=cycles)
+        told = run_demo(
+            seed=seed,
+            matrix=matrix,
+            cycles=cycles,
+            anatomy=None if anatomy is None else resolved(anatomy),
+            product=product,
+        )
     if as_json:
         print_json(told)
         return

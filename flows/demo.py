@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flows import progress
 from flows.run import orchestrated, outcome_of, take_in
@@ -16,6 +16,9 @@ from flows.services import PrefectServer
 from flows.settings import Settings, load_settings
 from tdt_core.errors import InputError
 from tdt_core.twin import Decision, Proposal, TwinState
+
+if TYPE_CHECKING:
+    from tdt_core.phantom import ReferencePatient
 
 SIGNED_BY = "Scripted clinician"
 ROLE = "demonstration"
@@ -53,23 +56,41 @@ def clear(settings: Settings, folder: Path) -> None:
     (folder / "DEMONSTRATION").write_text("Made by `tdt demo`, which removes and makes it again.\n", encoding="utf-8")
 
 
-def run_demo(*, seed: int, matrix: int, cycles: int, home: Path | None = None) -> dict[str, Any]:
-    """Make the patient, take in cycle after cycle, sign between them; returns what to show."""
+def run_demo(
+    *,
+    seed: int,
+    matrix: int,
+    cycles: int,
+    home: Path | None = None,
+    anatomy: Path | None = None,
+    product: str = "Lu-177-PSMA-617",
+) -> dict[str, Any]:
+    """Make the patient, take in cycle after cycle, sign between them; returns what to show.
+
+    anatomy : folder of a real labelled volume to be used in place of a drawn body; kinetics stay assigned.
+    """
     settings = demo_settings(home)
     folder = settings.home.with_name(f"{settings.home.name}-patient")
     clear(settings, folder)
     with orchestrated(settings) as server:
-        return _follow(settings, server, folder, seed, matrix, cycles)
+        return _follow(settings, server, folder, _reference(seed, matrix, cycles, anatomy, product))
 
 
-def _follow(settings: Settings, server: PrefectServer, folder: Path, seed: int, matrix: int, cycles: int) -> dict[str, Any]:
+def _reference(seed: int, matrix: int, cycles: int, anatomy: Path | None, product: str) -> ReferencePatient:
+    from storage.anatomy_files import read_anatomy
+    from tdt_core.phantom import PhantomSettings, reference_patient
+
+    labelled = None if anatomy is None else read_anatomy(anatomy)
+    return reference_patient(PhantomSettings(seed=seed, cycles=cycles, matrix=matrix, product=product), labelled)
+
+
+def _follow(settings: Settings, server: PrefectServer, folder: Path, reference: ReferencePatient) -> dict[str, Any]:
     from flows.site import open_site
     from storage.phantom_files import append_cycle, write_reference_patient
     from storage.twins import now
-    from tdt_core.phantom import PhantomSettings, reference_patient
 
+    seed, cycles = reference.settings.seed, reference.settings.cycles
     with progress.step(f"reference patient {seed}: pre-therapy PET and cycle 1"):
-        reference = reference_patient(PhantomSettings(seed=seed, cycles=cycles, matrix=matrix))
         inbox = write_reference_patient(folder, reference, through_cycle=1)
     site = open_site(settings)
     decisions: list[Decision] = []
