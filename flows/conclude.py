@@ -41,7 +41,7 @@ def conclude(site: Site, plan: CyclePlan) -> None:
     ledger = ledger_of([*past_rows(site, plan, rung, posterior, start_of(evidence)), *([current] if treated else [])], current)
     upcoming = next_administration(product, start_of(evidence) + product.interval_h, given.amount_nmol)
     theta = next_parameters(rung, posterior, plan.number, product.interval_h, seed_of(plan))
-    factors = mass_factor_draws(rung, len(theta), seed_of(plan))
+    factors = mass_factor_draws(evidence, len(theta), seed_of(plan))
     forecast = gy_per_mbq(rung, theta, upcoming, arrays["matrix"], factors)
     outlooks = outlooks_of(site, rung, theta, upcoming, forecast, ledger, policy)
     seen = {d["region"] for d in posterior.fit_report if d["status"] != "missing"}
@@ -120,7 +120,7 @@ def past_rows(site: Site, plan: CyclePlan, rung: KineticModel, posterior: Poster
         draws = smooth_draws(state.posterior, step, names, draws, rng)
         therapy = [a for a in state.evidence.administrations if a.intent == "therapy"]
         if therapy:
-            factors = mass_factor_draws(earlier, len(draws), (seed_of(plan)[0], state.cycle))
+            factors = mass_factor_draws(state.evidence, len(draws), (seed_of(plan)[0], state.cycle))
             tia = earlier.time_integrated_activity(draws, therapy[0])
             dose_gy = ((tia @ dose_matrix(state).T) / factors).T
             g = lea_catcheside_by_region(earlier, draws, therapy[0], site.tissues)

@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tdt_core.assimilation import population_prior, state_model, transition
+from tdt_core.imaging.error_budget import mass_sd_beside
 from tdt_core.kinetics import KineticModel
 from tdt_core.planning.outlook import with_organs
-from tdt_core.twin import Administration, Posterior, Product, TwinState
+from tdt_core.twin import Administration, Evidence, Posterior, Product, TwinState
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -46,11 +47,20 @@ def gy_per_mbq(
     return with_organs(rung.regions, dose.T / administration.net_activity_mbq)
 
 
-def mass_factor_draws(rung: KineticModel, draws: int, seed: tuple[int, ...]) -> FloatArray:
-    """(draws, regions) lognormal true mass over measured mass, from each region's `volume_rel_sd`."""
-    sd = np.array([r.volume_rel_sd for r in rung.regions])
+def mass_factor_draws(evidence: Evidence, draws: int, seed: tuple[int, ...]) -> FloatArray:
+    """(draws, regions) lognormal true mass over measured mass.
+
+    A contour that is too wide raises mass and activity together: what is drawn here is only the part of the mass error that
+    the activity's segmentation error does not already carry.
+    """
+    sd = np.array([mass_sd_beside(r.volume_rel_sd, _segmentation(evidence, r.name)) for r in evidence.regions])
     noise = np.random.default_rng([*seed, 2]).standard_normal((draws, len(sd)))
     return np.asarray(np.exp(sd * noise))
+
+
+def _segmentation(evidence: Evidence, region: str) -> float:
+    parts = [a.budget.segmentation for a in evidence.activities if a.region == region]
+    return float(np.mean(parts)) if parts else 0.0
 
 
 def population_gy_per_mbq(state: TwinState, draws: int, seed: tuple[int, ...]) -> FloatArray:
@@ -59,7 +69,7 @@ def population_gy_per_mbq(state: TwinState, draws: int, seed: tuple[int, ...]) -
     rng = np.random.default_rng([*seed, 3])
     administration = dataclasses.replace(state.evidence.therapy(), residual_mbq=0.0)
     theta = population_prior(rung).draws(draws, rng)
-    return gy_per_mbq(rung, theta, administration, dose_matrix(state), mass_factor_draws(rung, draws, seed))
+    return gy_per_mbq(rung, theta, administration, dose_matrix(state), mass_factor_draws(state.evidence, draws, seed))
 
 
 def dose_matrix(state: TwinState) -> FloatArray:

@@ -177,7 +177,7 @@ def dose(site: Site, plan: CyclePlan, map_: MapLike = map) -> None:
     names = [r.name for r in rung.regions]
     masks = {name: arrays["labels"] == i + 1 for i, name in enumerate(names)}
     ratio = mass_ratio(rung.regions, masks, arrays["density"], images["spacing_mm"])
-    factors = mass_factor_draws(rung, len(theta), seed_of(plan))
+    factors = mass_factor_draws(evidence, len(theta), seed_of(plan))
     result = credible_dose(
         {name: np.where(masks[name], arrays["weights"], np.float32(0)) for name in names},
         tia,
