@@ -25,7 +25,6 @@ from prefect.states import Cancelled
 from prefect.types.entrypoint import EntrypointType
 
 from flows import inbox, sign
-from flows.loop import take_in_patient
 from flows.settings import Settings, load_settings, make_folders
 from storage.decisions import record_plain
 from storage.twins import TwinStore
@@ -116,6 +115,10 @@ def watch_inbox(home: str | None = None) -> dict[str, int]:
     log = get_run_logger()
     count = {"taken_in": 0, "refused": 0, "failed": 0}
     for delivery in inbox.new_deliveries(settings, time.time()):
+        # here, because a look into an unchanged inbox and a wait for a signature do without the science, whose import takes
+        # longer than either
+        from flows.loop import take_in_patient
+
         folder = inbox.alias(settings, delivery.path)
         try:
             take_in_patient(str(folder), home)
@@ -171,6 +174,8 @@ def ask_for_signatures(store: TwinStore, home: str | None) -> None:
 
 def deployments(settings: Settings) -> list[RunnerDeployment]:
     """The three deployments, as `tdt serve` serves them."""
+    from flows.loop import take_in_patient
+
     home = str(settings.home)
     watch = watch_inbox.to_deployment(
         name="inbox",

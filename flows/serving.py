@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 
 from flows.services import announced, environment, prefect_server, served_api, stopped_by_signals
 from flows.settings import Settings, as_environment, make_folders
@@ -32,8 +33,33 @@ def serve_until_stopped(settings: Settings, *, ui: bool, port: int, say: Callabl
 
         say(f"inbox: {settings.inbox}, every {settings.watch_minutes:g} min")
         say(f"Prefect: {server.ui if ui or not server.embedded else server.api}")
-        with announced(settings, server.api), contextlib.suppress(KeyboardInterrupt):
+        # Prefect's runner does not wait for its own end when it is told to stop; the server below is stopped by us either way
+        warnings.filterwarnings("ignore", "coroutine 'Runner.astop' was never awaited", RuntimeWarning)
+        with announced(settings, server.api), new_children_ended(), contextlib.suppress(KeyboardInterrupt):
             serve(*deployments(settings), limit=CONCURRENT_RUNS, print_starting_message=False)
+
+
+@contextlib.contextmanager
+def new_children_ended(grace_s: float = 10.0) -> Iterator[None]:
+    """End the processes that the block has started and left behind: flow runs that a stopping runner does not wait for.
+
+    A killed run loses nothing that is committed; the next look at the inbox takes its folder in again.
+    """
+    import psutil
+
+    me = psutil.Process()
+    before = {child.pid for child in me.children(recursive=True)}
+    try:
+        yield
+    finally:
+        left = [child for child in me.children(recursive=True) if child.pid not in before]
+        for child in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.terminate()
+        _, alive = psutil.wait_procs(left, timeout=grace_s)
+        for child in alive:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
 
 
 def wait_for_ctrl_c() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 import time
@@ -14,6 +16,7 @@ import pytest
 from flows import sign
 from flows.services import environment
 from flows.settings import Settings, as_environment, load_settings
+from storage.registry import Registry
 from storage.twins import TwinStore
 from tdt_core.twin import TwinState
 
@@ -73,13 +76,12 @@ def test_a_proposal_waits_suspended_until_a_complete_answer_passes_our_checks(
     served: Settings, store: TwinStore, commit: Callable[..., TwinState]
 ) -> None:
     from prefect.client.orchestration import get_client
-    from prefect.deployments import run_deployment
 
     from flows.serve import resume, suspended_runs
 
     state = commit()
     until(lambda: _deployed("watch-inbox/inbox"), "deployment")
-    run_deployment("watch-inbox/inbox", timeout=0, as_subflow=False)
+    look(served, timeout=0)
     run = until(lambda: suspended_runs().get(state.id), "suspended sign-off run")
 
     # a field left out is refused by the server itself, because none has a default
@@ -105,6 +107,52 @@ def test_a_proposal_waits_suspended_until_a_complete_answer_passes_our_checks(
     assert decision is not None
     assert (decision.kind, decision.activity_mbq, decision.signed_by) == ("signed", state.proposal.activity_mbq, "N. N.")
     assert sign.waiting(store) == ()
+    # and the index has been told
+    version = Registry(store.home, served.tracking_uri).client.get_model_version_by_alias(f"twin-{state.pid}", "current")
+    assert (version.tags["state_sha256"], version.tags["gate_result"]) == (state.id, "signed")
+
+
+@pytest.mark.long
+def test_a_delivery_is_taken_in_its_proposal_waits_and_tdt_sign_answers_it(served: Settings, store: TwinStore) -> None:
+    from flows.serve import suspended_runs
+    from storage.phantom_files import write_reference_patient
+    from tdt_core.phantom import PhantomSettings, reference_patient
+
+    reference = reference_patient(PhantomSettings(seed=3, matrix=32, time_points=3))
+    source = write_reference_patient(served.home.parent / "patient", reference, through_cycle=1)
+    source.rename(served.inbox / "DOE^JANE")
+    until(lambda: _deployed("watch-inbox/inbox"), "deployment")
+    look(served, timeout=400)
+    (twin,) = store.list()
+    assert twin.head is not None
+    run = until(lambda: suspended_runs().get(twin.head.id), "suspended sign-off run")
+    assert not any(b"DOE^JANE" in p.read_bytes() for p in served.home.rglob("*") if p.is_file())
+
+    words = ["sign", twin.head.id, "--decision", "refused", "--activity-mbq", "0", "--name", "N. N.", "--role", "physicist"]
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "flows", *words, "--reason", "creatinine doubled", "--json"],
+        env=os.environ | dict(as_environment(served)),
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["kind"] == "refused"
+    until(lambda: state_of(run) == "Completed", "end of the run")
+    # a second look takes nothing in again
+    look(served, timeout=200)
+    assert [t.states for t in store.list()] == [twin.states]
+
+
+def look(served: Settings, timeout: float) -> None:
+    """One look into the inbox of this test's home; the server keeps the deployments of other tests as well."""
+    from prefect.deployments import run_deployment
+
+    home = {"home": str(served.home)}
+    run = run_deployment("watch-inbox/inbox", parameters=home, timeout=timeout, poll_interval=1, as_subflow=False)
+    if timeout:
+        assert run.state is not None
+        assert run.state.is_completed(), run.state
 
 
 def _deployed(name: str) -> bool:

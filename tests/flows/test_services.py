@@ -192,3 +192,18 @@ def test_a_flow_runs_against_the_embedded_server_and_leaves_its_runs_there(prefe
         runs = client.read_flow_runs()
     assert runs
     assert all(run.state is not None and run.state.is_completed() for run in runs if run.name)
+
+
+def test_processes_that_a_block_leaves_behind_are_ended_and_earlier_ones_are_kept() -> None:
+    from flows.serving import new_children_ended
+
+    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+    earlier = subprocess.Popen(sleep)
+    try:
+        with new_children_ended(grace_s=2):
+            left = subprocess.Popen(sleep)
+        assert left.wait(5) != 0
+        assert earlier.poll() is None
+    finally:
+        earlier.kill()
+        earlier.wait()

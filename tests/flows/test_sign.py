@@ -10,7 +10,6 @@ import pytest
 from flows import sign
 from flows.sign import Answer
 from storage.decisions import DecisionRecord
-from storage.registry import Registry
 from storage.twins import TwinStore, now
 from tdt_core.errors import ConflictError, InputError
 from tdt_core.twin import Proposal, TwinState
@@ -138,12 +137,3 @@ def test_what_is_shown_holds_the_proposal_and_no_answer(commit) -> None:
     assert "research use only" in text
     assert f"{state.proposal.activity_mbq:.0f} MBq" in text
     assert "no recommendation" in sign.description(dataclasses.replace(state.proposal, activity_mbq=None), state.id)
-
-
-@pytest.mark.services
-def test_a_kept_decision_is_told_to_the_index(site, store: TwinStore, commit) -> None:
-    state = commit()
-    sign.record(site, store, answer(state))
-    version = Registry(store.home, site.tracking_uri).client.get_model_version_by_alias(f"twin-{state.pid}", "current")
-    assert version.tags["state_sha256"] == state.id
-    assert version.tags["gate_result"] == "signed"
