@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from flows import summary
 from flows.forecast import dose_matrix, gy_per_mbq, mass_factor_draws, next_administration, next_parameters
@@ -18,6 +19,7 @@ from tdt_core.codec import from_plain, to_plain
 from tdt_core.kinetics import KineticModel, model
 from tdt_core.outcome import lab_trends
 from tdt_core.planning import OrganOutlook, objections, propose
+from tdt_core.planning.diagnostics import MISFIT_PROBABILITY
 from tdt_core.planning.outlook import bed_by_region, effective_g, lea_catcheside_by_region, ledger_names, with_organs
 from tdt_core.twin import Administration, DoseLedger, Limit, Posterior, Product
 
@@ -71,9 +73,7 @@ def conclude(site: Site, plan: CyclePlan) -> None:
         "acquisitions": images["acquisitions"],
         "conservation": dosed["conservation"],
         "assumed": summary.assumed_rows(rung, site.tissues, product, policy),
-        "warnings": []
-        if treated
-        else [f"Nothing was given for therapy yet: doses are prospective, for {product.standard_activity_mbq:.0f} MBq."],
+        "warnings": warnings(posterior, product, treated),
         "diagnostics": posterior.diagnostics,
         "dose_matrix_gy_per_mbq_h": arrays["matrix"].tolist(),
     }
@@ -86,6 +86,19 @@ def conclude(site: Site, plan: CyclePlan) -> None:
             "summary": text,
         },
     )
+
+
+def warnings(posterior: Posterior, product: Product, treated: bool) -> list[str]:
+    """What a reader should know beside the findings of the intake."""
+    found = []
+    if not treated:
+        found.append(f"Nothing was given for therapy yet: doses are prospective, for {product.standard_activity_mbq:.0f} MBq.")
+    found += [
+        f"The model fits {organ} poorly (2J/n = {misfit['two_j'] / misfit['n_obs']:.1f}): read its interval with care."
+        for organ, misfit in posterior.diagnostics["misfit_by_organ"].items()
+        if misfit["two_j"] > stats.chi2.ppf(1 - MISFIT_PROBABILITY, misfit["n_obs"])
+    ]
+    return found
 
 
 def decisive(posterior: Posterior, rung: KineticModel, limited: set[str]) -> dict[str, Any]:

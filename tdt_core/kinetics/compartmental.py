@@ -79,9 +79,7 @@ class Compartmental:
             if f"{region.organ}.receptor_density" in own:
                 p = own[f"{region.organ}.receptor_density"]
                 table.append(
-                    Parameter(
-                        f"{region.name}.receptor_density", p.value, p.unit, p.status, p.source, p.distribution, p.sd
-                    )
+                    Parameter(f"{region.name}.receptor_density", p.value, p.unit, p.status, p.source, p.distribution, p.sd)
                 )
         return ParameterTable(table)
 
@@ -98,9 +96,7 @@ class Compartmental:
                 capacity[:, i] = density * region.volume_ml / 1000.0
         return natural[:, :3], uptake, release, 1.0 / capacity
 
-    def _solve(
-        self, theta: FloatArray, administration: Administration, times_h: FloatArray
-    ) -> tuple[FloatArray, FloatArray]:
+    def _solve(self, theta: FloatArray, administration: Administration, times_h: FloatArray) -> tuple[FloatArray, FloatArray]:
         if administration.amount_nmol is None:
             raise ModelError(
                 "the administration has no ligand amount",
@@ -127,9 +123,7 @@ class Compartmental:
     def _by_region(self, states: FloatArray) -> FloatArray:
         """(..., 2 + tissues) states P, Q, y -> (..., regions)."""
         position = {r.name: 2 + i for i, r in enumerate(self._tissues)}
-        columns = [
-            states[..., 0] + states[..., 1] if r.name == "rest" else states[..., position[r.name]] for r in self.regions
-        ]
+        columns = [states[..., 0] + states[..., 1] if r.name == "rest" else states[..., position[r.name]] for r in self.regions]
         return np.stack(columns, axis=-1)
 
     def activity(self, theta: FloatArray, administration: Administration, times_h: FloatArray) -> FloatArray:

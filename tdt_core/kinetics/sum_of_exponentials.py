@@ -2,9 +2,10 @@
 
     a(t) / A = u V [ (1 - s) e^(-lf t) + s e^(-ls t) - e^(-lu t) ] e^(-lp t)
 
-u = uptake per mL, V = region volume, s = share of the slow phase. Biological rates are ordered and positive by construction,
-ls = ln2/T_slow, lf = ls + ln2/T_fast, lu = lf + ln2/T_uptake, so that activity starts at zero, is never negative and never
-falls slower than physical decay. Form: tri-exponential with zero start (Hardiansyah 2024, f4-type), rates shared with the
+u = uptake per mL, V = region volume, s = amplitude of the slow phase. s < 1 is an early washout; s > 1 turns the middle phase into
+a second, slower uptake, as in a kidney that goes on taking up while the blood clears. Biological rates are ordered and positive
+by construction, ls = ln2/T_slow, lf = ls + ln2/T_fast, lu = lf + ln2/T_uptake, so that for any s > 0 activity starts at zero, is
+never negative and in the end falls no slower than physical decay. Form: tri-exponential with zero start (Hardiansyah 2024, f4-type), rates shared with the
 population through the prior (population sum of exponentials).
 """
 
@@ -26,7 +27,7 @@ from tdt_core.twin import Administration, Region
 
 FloatArray = npt.NDArray[np.float64]
 
-QUANTITIES = ("uptake_per_ml", "slow_half_time", "fast_half_time", "slow_share", "uptake_half_time")
+QUANTITIES = ("uptake_per_ml", "slow_half_time", "fast_half_time", "slow_amplitude", "uptake_half_time")
 LN2 = float(np.log(2.0))
 
 
@@ -77,12 +78,12 @@ class SumOfExponentials:
         """
         p = np.atleast_2d(theta).reshape(-1, len(self.regions), len(QUANTITIES))
         scale = administration.net_activity_mbq * np.exp(p[..., 0]) * self._volumes
-        slow_share = 1.0 / (1.0 + np.exp(-p[..., 3]))
+        slow_amplitude = np.exp(p[..., 3])
         slow = LN2 * np.exp(-p[..., 1])
         fast = slow + LN2 * np.exp(-p[..., 2])
         uptake = fast + LN2 * np.exp(-p[..., 4])
         rates = np.stack([fast, slow, uptake], axis=-1) + nuclide(administration.nuclide).decay_constant_per_h
-        amplitudes = np.stack([1.0 - slow_share, slow_share, -np.ones_like(slow_share)], axis=-1) * scale[..., None]
+        amplitudes = np.stack([1.0 - slow_amplitude, slow_amplitude, -np.ones_like(slow_amplitude)], axis=-1) * scale[..., None]
         return amplitudes, rates
 
     def activity(self, theta: FloatArray, administration: Administration, times_h: FloatArray) -> FloatArray:
@@ -116,9 +117,7 @@ class SumOfExponentials:
         blocks[:, :, 0] = 1.0
         for q, d in d_rate.items():
             blocks[:, :, q] = np.einsum("rk,rk,rkt->rt", amplitudes, d, -t * e) / total
-        share = 1.0 / (1.0 + np.exp(-p[:, 3]))
-        scale = -amplitudes[:, 2]
-        blocks[:, :, 3] = (scale * share * (1 - share))[:, None] * (e[:, 1] - e[:, 0]) / total
+        blocks[:, :, 3] = amplitudes[:, 1, None] * (e[:, 1] - e[:, 0]) / total
         jacobian = np.zeros((n_regions, t.size, n_regions * n_quantities))
         for r in range(n_regions):
             jacobian[r, :, r * n_quantities : (r + 1) * n_quantities] = blocks[r]

@@ -17,17 +17,18 @@ def objections(diagnostics: Mapping[str, Any], organs_with_data: set[str], limit
 
     Parameters
     ----------
-    diagnostics : of a posterior. organs_with_data : organs with at least one usable activity in this cycle.
+    diagnostics : of a posterior; a misfit counts for organs that have a limit. organs_with_data : organs with at least one usable activity in this cycle.
     """
     found = []
-    n = int(diagnostics["n_obs"])
-    if n == 0:
+    if int(diagnostics["n_obs"]) == 0:
         found.append("no usable region activity in this cycle")
-    elif float(diagnostics["two_j"]) > stats.chi2.ppf(1 - MISFIT_PROBABILITY, n):
-        found.append(
-            f"the model does not fit the data: 2J/n = {diagnostics['two_j_per_n']:.2f} with {n} data "
-            f"(expected about 1; this or more happens once in {1 / MISFIT_PROBABILITY:.0f} correct fits)"
-        )
+    for organ, misfit in diagnostics["misfit_by_organ"].items():
+        n, two_j = int(misfit["n_obs"]), float(misfit["two_j"])
+        if organ in limited_organs and two_j > stats.chi2.ppf(1 - MISFIT_PROBABILITY, n):
+            found.append(
+                f"the model does not fit the data of {organ}: 2J/n = {two_j / n:.2f} with {n} data "
+                f"(expected about 1; this or more happens once in {1 / MISFIT_PROBABILITY:.0f} correct fits)"
+            )
     if float(diagnostics["linearity_shift_sd"]) > MAX_LINEARITY_SHIFT_SD:
         found.append(f"the Laplace approximation is poor: draws shift the dose by {diagnostics['linearity_shift_sd']:.2f} sd")
     found += [

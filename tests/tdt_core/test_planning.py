@@ -93,9 +93,11 @@ def test_packaged_limits_and_products_carry_source_and_status():
 
 
 def test_diagnostics_that_fail_become_objections_in_words():
-    good = {"n_obs": 60, "two_j": 58.0, "two_j_per_n": 0.97, "linearity_shift_sd": 0.1}
+    good = {"n_obs": 60, "misfit_by_organ": {"kidneys": {"two_j": 7.0, "n_obs": 8}}, "linearity_shift_sd": 0.1}
+    bad = {"kidneys": {"two_j": 40.0, "n_obs": 8}}
     assert objections(good, {"kidneys"}, {"kidneys"}) == ()
-    assert "does not fit" in objections({**good, "two_j": 150.0, "two_j_per_n": 2.5}, {"kidneys"}, {"kidneys"})[0]
+    assert "does not fit" in objections({**good, "misfit_by_organ": bad}, {"kidneys"}, {"kidneys"})[0]
+    assert objections({**good, "misfit_by_organ": {"lungs": {"two_j": 90.0, "n_obs": 4}}}, {"kidneys"}, {"kidneys"}) == ()
     assert "Laplace" in objections({**good, "linearity_shift_sd": 0.9}, {"kidneys"}, {"kidneys"})[0]
     assert "assumed, not learned" in objections(good, set(), {"kidneys"})[0]
-    assert "no usable" in objections({**good, "n_obs": 0}, {"kidneys"}, {"kidneys"})[0]
+    assert "no usable" in objections({**good, "n_obs": 0, "misfit_by_organ": {}}, {"kidneys"}, {"kidneys"})[0]
