@@ -2,11 +2,11 @@
 
     a(t) / A = u V [ (1 - s) e^(-lf t) + s e^(-ls t) - e^(-lu t) ] e^(-lp t)
 
-u = uptake per mL, V = region volume, s = amplitude of the slow phase. s < 1 is an early washout; s > 1 turns the middle phase into
-a second, slower uptake, as in a kidney that goes on taking up while the blood clears. Biological rates are ordered and positive
-by construction, ls = ln2/T_slow, lf = ls + ln2/T_fast, lu = lf + ln2/T_uptake, so that for any s > 0 activity starts at zero, is
-never negative and in the end falls no slower than physical decay. Form: tri-exponential with zero start (Hardiansyah 2024, f4-type), rates shared with the
-population through the prior (population sum of exponentials).
+u = uptake per mL, V = region volume, s = amplitude of the slow phase. s < 1 is an early washout; s > 1 turns the middle phase
+into a second, slower uptake, as in a kidney that goes on taking up while the blood clears. Biological rates are ordered and
+positive by construction, ls = ln2/T_slow, lf = ls + ln2/T_fast, lu = lf + ln2/T_uptake, so that for any s > 0 activity starts
+at zero, is never negative and in the end falls no slower than physical decay. Form: tri-exponential with zero start
+(Hardiansyah 2024, f4-type), rates shared with the population through the prior (population sum of exponentials).
 """
 
 from __future__ import annotations

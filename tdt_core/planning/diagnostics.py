@@ -17,7 +17,8 @@ def objections(diagnostics: Mapping[str, Any], organs_with_data: set[str], limit
 
     Parameters
     ----------
-    diagnostics : of a posterior; a misfit counts for organs that have a limit. organs_with_data : organs with at least one usable activity in this cycle.
+    diagnostics : of a posterior; a misfit counts for organs that have a limit.
+    organs_with_data : organs with at least one usable activity in this cycle.
     """
     found = []
     if int(diagnostics["n_obs"]) == 0:
