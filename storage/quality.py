@@ -71,7 +71,8 @@ class QualityReport:
         """For a terminal. `paths` adds file names, for the operator's own eyes only: they may name a person."""
         words = {"ok": "ok      ", "left_out": "left out", "refused": "REFUSED "}
         out = []
-        for i in self.items:
+        worst_last = {"ok": 0, "left_out": 1, "refused": 2}
+        for i in sorted(self.items, key=lambda item: worst_last[item.verdict]):
             out.append(f"{words[i.verdict]}  {i.item}" + (f"  [{i.kind}]" if i.kind else ""))
             out += [f"          {name}: {text}" for name, text in (("found", i.found), ("expected", i.expected)) if text]
             if i.remedy:
