@@ -90,7 +90,7 @@ def run(
         else:
             say("\n".join(refused.report.lines(paths=True)))
         raise typer.Exit(EXIT_REFUSED) from None
-    told = outcome_of(settings, TwinStore(make_folders(settings)), taken)
+    told = outcome_of(TwinStore(make_folders(settings)), taken)
     if as_json:
         print_json(told)
         return
@@ -99,7 +99,7 @@ def run(
     if not told["new"]:
         say("nothing new: this evidence is assimilated already")
     if told["decision"] is None:
-        say(f"answer it:  ./tdt sign {told['newest'][:12]}")
+        say(f'answer it:  ./tdt --home "{settings.home}" sign {told["newest"][:12]}')
 
 
 def check(

@@ -99,7 +99,7 @@ def _follow(settings: Settings, server: PrefectServer, folder: Path, reference: 
             with progress.step(f"reference patient {seed}: cycle {cycle} with {decisions[-1].activity_mbq:.0f} MBq as signed"):
                 append_cycle(folder, reference, cycle, activity_mbq=decisions[-1].activity_mbq)
         taken = take_in(settings, server, inbox)
-        outcome = outcome_of(settings, site.store, taken)
+        outcome = outcome_of(site.store, taken)
         progress.note(f"cycle {cycle}: {outcome['proposal']}")
         standard = reference.settings.standard_activity_mbq
         decisions.append(scripted_decision(outcome["newest"], site.store.load(outcome["newest"]).proposal, standard))

@@ -34,7 +34,7 @@ def take_in(settings: Settings, server: PrefectServer, folder: Path) -> dict[str
     link = inbox.alias(settings, folder)
     if not any(folder.iterdir()):
         raise InputError("the folder is empty", remedy="name the folder that holds the patient's files", kind="input.empty")
-    if server.embedded:
+    if server.waiting:
         with progress.step("orchestration server"):
             server.ready()
     else:
@@ -45,7 +45,7 @@ def take_in(settings: Settings, server: PrefectServer, folder: Path) -> dict[str
     return outcome
 
 
-def outcome_of(settings: Settings, store: TwinStore, taken: dict[str, Any]) -> dict[str, Any]:
+def outcome_of(store: TwinStore, taken: dict[str, Any]) -> dict[str, Any]:
     """What a person or a script wants to know after a run: chain in order of cycles, newest proposal, files."""
     from flows.explain import proposal_line
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -228,11 +227,6 @@ class EvidenceStore:
         if "array" in meta:
             array = np.asarray(np.load(self.path(digest) / ARRAY, mmap_mode="r", allow_pickle=False))
         return meta["content"], array
-
-    def verify_all(self) -> Iterator[Path]:
-        """Damaged, missing or foreign files of all items, in order of digest."""
-        for digest in self.digests():
-            yield from self.verify(digest)
 
 
 def _present(array: npt.NDArray[Any] | None, digest: str) -> npt.NDArray[Any]:

@@ -91,7 +91,7 @@ def _take(folder: Path, vault: Vault, calibration_file: Path | None) -> _Taken:
     files = sort_folder(folder.resolve())
     collector = Collector(list(files.items), list(files.findings))
     material = read_material(files, vault, calibration_file, collector)
-    _check_complete(files, material, collector)
+    _check_complete(files, collector)
     cycles: Sequence[CycleIntake] = ()
     intake, entry = None, None
     if material.record is not None and not any(i.kind.startswith("identity") for i in collector.items):
@@ -109,7 +109,7 @@ def _remarks(cycles: Sequence[CycleIntake]) -> tuple[str, ...]:
     return tuple(f"cycle {c.number}: {remark}" for c in cycles for remark in c.findings)
 
 
-def _check_complete(files: Sorted, material: Material, collector: Collector) -> None:
+def _check_complete(files: Sorted, collector: Collector) -> None:
     """Projections without a reconstruction, and a folder without any scan, are refused."""
     reconstructed = {s.study_uid for s in files.series if s.kind in ("NM", "PT")}
     for _ in sorted(files.projections - reconstructed):

@@ -1,4 +1,4 @@
-"""Scores of probabilistic predictions: continuous ranked probability score, coverage, half-width."""
+"""Scores of probabilistic predictions."""
 
 from __future__ import annotations
 
@@ -17,15 +17,3 @@ def crps(draws: FloatArray, truth: float) -> float:
     n = x.size
     spread = 2.0 * float((np.arange(1, n + 1) * x).sum()) / n**2 - (n + 1) / n * float(x.mean())
     return float(np.abs(x - truth).mean() - spread)
-
-
-def interval(draws: FloatArray, level: float = 0.90) -> tuple[float, float]:
-    """Central interval of the draws."""
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
-def relative_half_width(draws: FloatArray, level: float = 0.90) -> float:
-    """Half the central interval over the median."""
-    low, high = interval(draws, level)
-    return 0.5 * (high - low) / float(np.median(draws))

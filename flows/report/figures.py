@@ -304,8 +304,3 @@ def forecast_check(rows: Sequence[Row], width: float = 480) -> Markup:
         parts.append(box(px(q["q05"]), y + 11, px(q["q95"]) - px(q["q05"]), 7, colour, 0.5, 2))
         parts.append(rule(px(q["mean"]), y + 9, px(q["mean"]), y + 20, colour, 2.2))
     return document(width, height, parts, "Forecast before the cycle (grey) and what the cycle showed (colour), Gy per GBq")
-
-
-def tick_label_gy(value: float) -> str:
-    """A short Gy/GBq tick."""
-    return f"{value:g}"

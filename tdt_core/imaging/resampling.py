@@ -61,11 +61,6 @@ class RigidTransform:
             m, self.moving_frame, self.fixed_frame, self.metric, self.shift_mm, self.rotation_deg, self.residual_mm
         )
 
-    @property
-    def is_identity(self) -> bool:
-        """Whether nothing moves."""
-        return bool(np.array_equal(self.matrix, np.eye(4)))
-
 
 def identity_transform(fixed_frame: str, moving_frame: str) -> RigidTransform:
     """No motion between two frames."""

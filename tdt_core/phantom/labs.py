@@ -19,7 +19,6 @@ from tdt_core.twin import LabResult
 
 TABLE = "phantom_labs.csv"
 CENSORED_BELOW = {"crp": 1.0, "psa": 0.1}
-WEEK_H = 168.0
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tdt_core.scores import crps, interval, relative_half_width
+from tdt_core.scores import crps
 
 
 def test_crps_of_a_gaussian_meets_its_closed_form():
@@ -24,9 +24,3 @@ def test_crps_is_least_for_the_true_distribution():
     scores = {s: np.mean([crps(rng.normal(0, s, 2000), t) for t in truths]) for s in (0.3, 1.0, 3.0)}
     assert scores[1.0] < scores[0.3]
     assert scores[1.0] < scores[3.0]
-
-
-def test_interval_and_half_width_of_a_uniform_distribution():
-    draws = np.linspace(0.0, 2.0, 20_001)
-    assert interval(draws) == pytest.approx((0.1, 1.9))
-    assert relative_half_width(draws) == pytest.approx(0.9)
