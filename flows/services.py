@@ -202,6 +202,11 @@ class PrefectServer:
         """Where a browser finds it."""
         return self.api.removesuffix("/api")
 
+    @property
+    def waiting(self) -> bool:
+        """Whether `ready()` would still wait for a server that is starting."""
+        return self.embedded and not self._ready
+
     def ready(self) -> str:
         """Wait for health, set PREFECT_API_URL for this process and its children, return the API address."""
         if self._ready:
