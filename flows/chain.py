@@ -21,7 +21,10 @@ from storage.identity import science_digest
 from storage.intake import CycleIntake, Intake, read_inbox
 from storage.twins import now
 from storage.vault import Vault
+from tdt_core.codec import from_plain
 from tdt_core.errors import StoreError, TwinError
+from tdt_core.planning.outlook import tissues
+from tdt_core.twin import Limit
 
 Step = Callable[..., Any]
 Caller = Callable[[str, Step, Site, CyclePlan], None]
@@ -151,8 +154,10 @@ def refit(site: Site, pid: str, reason: str, call: Caller = call_directly) -> di
 
 
 def replay(site: Site, state_id: str) -> list[str]:
-    """Compute a committed state again from its evidence; returns what differs, in words."""
+    """Compute a committed state again from its evidence, seed and limits; returns what differs, in words."""
     stored = site.store.load(state_id)
+    policy = tuple(from_plain(Limit, x) for x in stored.identity["settings"]["limits"])
+    site = dataclasses.replace(site, limits=policy, tissues=tissues(policy))
     plan = CyclePlan(
         state_id=state_id,
         identity=stored.identity,

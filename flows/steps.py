@@ -17,7 +17,7 @@ from flows.site import Site
 from storage.cycles import get_cycle
 from storage.intake import CycleIntake
 from storage.work import WorkFolder
-from tdt_core.assimilation import adapt, assimilate, evolve, population_prior
+from tdt_core.assimilation import Prior, adapt, assimilate, evolve, population_prior
 from tdt_core.codec import from_plain, to_plain
 from tdt_core.dosimetry.credible import credible_dose
 from tdt_core.errors import InputError
@@ -43,7 +43,7 @@ def quantify(site: Site, plan: CyclePlan, map_: MapLike = map) -> None:
         )
     images = quantify_cycle(cycle.scans, cycle.cts, cycle.labels, map=map_)
     weights = voxel_weights(images)
-    noise = weight_draws(images, NOISE_MAPS, seed=(site.settings.root_seed, plan.number))
+    noise = weight_draws(images, NOISE_MAPS, seed=seed_of(plan))
     arrays = {
         "weights": weights.array,
         "noise": np.stack([draw.array for draw in noise]),
@@ -138,7 +138,7 @@ def deviation(plan: CyclePlan, cycle: CycleIntake) -> list[str]:
     return []
 
 
-def prior_of(site: Site, plan: CyclePlan, rung: KineticModel, evidence: Evidence) -> Any:
+def prior_of(site: Site, plan: CyclePlan, rung: KineticModel, evidence: Evidence) -> Prior:
     """Population prior for a first cycle, else the parent evolved to now, over this cycle's regions."""
     if plan.parent is None:
         return population_prior(rung)

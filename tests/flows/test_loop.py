@@ -14,7 +14,7 @@ import pytest
 from loop_case import CANARY, fingerprint, new_site, only_cycle, write_patient
 
 from flows.chain import refit, replay, run_chain
-from flows.site import Site
+from flows.site import Site, open_site
 from flows.truth import errors, read_truth
 from tdt_core.errors import InputError, TwinError
 
@@ -93,6 +93,15 @@ def test_the_same_folder_again_makes_no_new_version(run, patient):
 def test_replay_gives_the_same_numbers(run):
     site, outcome = run
     assert replay(site, outcome["states"][-1]) == []
+
+
+def test_replay_takes_seed_and_limits_from_the_state_and_not_from_todays_settings(run, tmp_path):
+    site, outcome = run
+    policy = tmp_path / "limits.csv"
+    columns = "organ,quantity,value_gy,alpha_beta_gy,repair_half_time_h,risk,status,source,set_by"
+    policy.write_text(f"{columns}\nkidneys,BED,30,2.0,1.0,0.05,assumed,test,test\n")
+    settings = site.settings.model_copy(update={"root_seed": 5, "limits": policy})
+    assert replay(open_site(settings), outcome["states"][0]) == []
 
 
 def test_another_site_gives_the_same_state_ids_and_bytes_only_for_the_same_pseudonym(run, patient, tmp_path):
