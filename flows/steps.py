@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from flows.forecast import mass_factor_draws, next_administration
 from flows.plan import CyclePlan, decision_of, rung_of, seed_of
 from flows.site import Site
 from storage.cycles import get_cycle
@@ -20,11 +19,13 @@ from storage.work import WorkFolder
 from tdt_core.assimilation import Prior, adapt, assimilate, evolve, population_prior
 from tdt_core.codec import from_plain, to_plain
 from tdt_core.dosimetry.credible import credible_dose
+from tdt_core.dosimetry.density import mass_ratio
 from tdt_core.errors import InputError
 from tdt_core.imaging.quantification import RegisteredScan, quantify_cycle
 from tdt_core.imaging.weights import voxel_weights, weight_draws
 from tdt_core.kinetics import KineticModel
-from tdt_core.planning.outlook import Tissue, lea_catcheside_by_region
+from tdt_core.planning.forecast import mass_factor_draws, next_administration
+from tdt_core.planning.outlook import bed_map, lea_catcheside_by_region
 from tdt_core.twin import Administration, Evidence, Posterior, Product, Region, RegionActivity
 
 NOISE_MAPS = 8
@@ -174,15 +175,15 @@ def dose(site: Site, plan: CyclePlan, map_: MapLike = map) -> None:
     given = therapy_of(evidence, product)
     theta = posterior.draws[:, : len(rung.parameters)]
     tia = rung.time_integrated_activity(theta, given)
-    names = [r.name for r in rung.regions]
+    names, spacing = [r.name for r in rung.regions], tuple(images["spacing_mm"])
     masks = {name: arrays["labels"] == i + 1 for i, name in enumerate(names)}
-    ratio = mass_ratio(rung.regions, masks, arrays["density"], images["spacing_mm"])
+    ratio = mass_ratio([r.mass_g for r in rung.regions], [masks[n] for n in names], arrays["density"], spacing)
     factors = mass_factor_draws(evidence, len(theta), seed_of(plan))
     result = credible_dose(
         {name: np.where(masks[name], arrays["weights"], np.float32(0)) for name in names},
         tia,
         masks,
-        spacing_mm=tuple(images["spacing_mm"]),
+        spacing_mm=spacing,
         nuclide=given.nuclide,
         density_g_cm3=arrays["density"],
         mass_factors=factors * ratio,
@@ -203,24 +204,6 @@ def dose(site: Site, plan: CyclePlan, map_: MapLike = map) -> None:
         },
         {"dvh": result.dvh, "conservation": result.conservation},
     )
-
-
-def mass_ratio(regions: tuple[Region, ...], masks: Mapping[str, Any], density: Any, spacing_mm: list[float]) -> Any:
-    """(regions,) mass of each region over that of its voxels on the dose grid: a small region does not fill its voxels."""
-    voxel_ml = float(np.prod(spacing_mm)) / 1000.0
-    on_grid = np.array([float(density[masks[r.name]].sum(dtype=np.float64)) * voxel_ml for r in regions])
-    return np.array([r.mass_g for r in regions]) / on_grid
-
-
-def bed_map(labels: Any, regions: tuple[Region, ...], dose_gy: Any, g: Any, table: Mapping[str, Tissue]) -> Any:
-    """(z, y, x) BED of the mean dose with each region's mean G; NaN outside regions with an alpha/beta."""
-    bed = np.full(dose_gy.shape, np.nan, dtype=np.float32)
-    for i, region in enumerate(regions):
-        if region.organ in table:
-            inside = labels == i + 1
-            d = dose_gy[inside]
-            bed[inside] = d + float(g[i].mean()) * d**2 / table[region.organ].alpha_beta_gy
-    return bed
 
 
 def load_posterior(work: WorkFolder) -> tuple[Posterior, Evidence]:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tdt_core.kinetics import KineticModel
+from tdt_core.planning.ledger import LedgerRow
 from tdt_core.planning.outlook import Tissue, ledger_names, organ_of
 from tdt_core.twin import Administration, DoseLedger, Limit, Posterior, Product, Region
 
@@ -29,19 +30,13 @@ def quantiles(draws: FloatArray) -> dict[str, float] | None:
 
 
 def dose_rows(
-    model: KineticModel,
-    dose: FloatArray,
-    bed: FloatArray,
-    tia: FloatArray,
-    activity_mbq: float,
-    posterior: Posterior,
-    tissues: Mapping[str, Tissue],
+    model: KineticModel, row: LedgerRow, tia: FloatArray, posterior: Posterior, tissues: Mapping[str, Tissue]
 ) -> list[dict[str, Any]]:
-    """Rows of `doses`: dose, bed (ledger names, draws), tia (regions, draws) MBq h."""
+    """Rows of `doses` from the cycle's row of the ledger; tia (regions, draws) MBq h."""
     regions = model.regions
     by_region = {r.name: _uptake_reduction(model, posterior, r.name) for r in regions}
     rows = []
-    for i, name in enumerate(ledger_names(regions)):
+    for i, name in enumerate(row.names):
         organ = organ_of(regions, name)
         members = [k for k, r in enumerate(regions) if r.name == name or (r.organ == name)]
         learned = min(by_region[regions[k].name] for k in members)
@@ -51,10 +46,10 @@ def dose_rows(
                 "organ": organ,
                 "volume_ml": sum(regions[k].volume_ml for k in members),
                 "mass_g": sum(regions[k].mass_g for k in members),
-                "dose_gy": quantiles(dose[i]),
-                "bed_gy": quantiles(bed[i]),
+                "dose_gy": quantiles(row.dose_gy[i]),
+                "bed_gy": quantiles(row.bed_gy[i]),
                 "alpha_beta_gy": tissues[organ].alpha_beta_gy if organ in tissues else None,
-                "gy_per_gbq": quantiles(dose[i] / activity_mbq * 1e3),
+                "gy_per_gbq": quantiles(row.dose_gy[i] / row.given.net_activity_mbq * 1e3),
                 "tia_mbq_h": quantiles(tia[members].sum(axis=0)),
                 "learned": "learned" if learned >= LEARNED_ABOVE else "assumed",
                 "variance_reduction": learned,

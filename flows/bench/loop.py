@@ -97,14 +97,14 @@ def one_patient(seed: int, variant: str, cycles: int, matrix: int, work: Path, m
 
 def forecast_scores(state: Any, truth: Mapping[str, Any]) -> list[dict[str, Any]]:
     """CRPS of ln Gy/GBq of the next cycle per region: the twin, the population with the same covariates, carry-forward."""
-    from flows.forecast import (
+    from tdt_core.assimilation import state_model
+    from tdt_core.planning.forecast import (
         dose_matrix,
         gy_per_mbq,
         mass_factor_draws,
         next_parameters,
         population_gy_per_mbq,
     )
-    from tdt_core.assimilation import state_model
     from tdt_core.planning.outlook import ledger_names, organ_of
     from tdt_core.scores import crps
 

@@ -7,6 +7,9 @@ is used as the mass of the voxel, so that noise in a CT of lung does not blow up
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -97,3 +100,15 @@ def dose_gy(energy_j: Array32, mass: Array32) -> Array32:
     out = np.zeros(energy_j.shape, np.float32)
     np.divide(energy_j, mass, out=out, where=mass > 0)
     return out
+
+
+def mass_ratio(
+    mass_g: Sequence[float],
+    masks: Sequence[npt.NDArray[np.bool_]],
+    density_g_cm3: npt.NDArray[Any],
+    spacing_mm: tuple[float, float, float],
+) -> npt.NDArray[np.float64]:
+    """(regions,) mass of each region over that of its voxels on the dose grid: a small region does not fill its voxels."""
+    voxel_ml = float(np.prod(spacing_mm)) / 1000.0
+    on_grid = np.array([float(density_g_cm3[mask].sum(dtype=np.float64)) * voxel_ml for mask in masks])
+    return np.asarray(np.asarray(mass_g) / on_grid)

@@ -2,38 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from scipy import stats
 
+from tdt_core.twin import Region
+
 MISFIT_PROBABILITY = 1e-3
 MAX_LINEARITY_SHIFT_SD = 0.5
-MIN_DATA_PER_ORGAN = 1
 
 
-def objections(diagnostics: Mapping[str, Any], organs_with_data: set[str], limited_organs: set[str]) -> tuple[str, ...]:
-    """Reasons to abstain, empty when the fit may be used.
+def poorly_fitted(diagnostics: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Organ -> its `two_j` and `n_obs`, where a right model misfits so less often than MISFIT_PROBABILITY."""
+    return {
+        organ: misfit
+        for organ, misfit in diagnostics["misfit_by_organ"].items()
+        if misfit["two_j"] > stats.chi2.ppf(1 - MISFIT_PROBABILITY, misfit["n_obs"])
+    }
+
+
+def objections(
+    diagnostics: Mapping[str, Any],
+    fit_report: Iterable[Mapping[str, Any]],
+    regions: Iterable[Region],
+    limited_organs: set[str],
+) -> tuple[str, ...]:
+    """Reasons to abstain, empty when the fit may be used. Misfit and Laplace check count for organs that have a limit.
 
     Parameters
     ----------
-    diagnostics : of a posterior; a misfit counts for organs that have a limit.
-    organs_with_data : organs with at least one usable activity in this cycle.
+    diagnostics, fit_report : of a posterior. regions : of the kinetic model.
     """
+    organ_of = {r.name: r.organ for r in regions}
     found = []
     if int(diagnostics["n_obs"]) == 0:
         found.append("no usable region activity in this cycle")
-    for organ, misfit in diagnostics["misfit_by_organ"].items():
-        n, two_j = int(misfit["n_obs"]), float(misfit["two_j"])
-        if organ in limited_organs and two_j > stats.chi2.ppf(1 - MISFIT_PROBABILITY, n):
-            found.append(
-                f"the model does not fit the data of {organ}: 2J/n = {two_j / n:.2f} with {n} data "
-                f"(expected about 1; this or more happens once in {1 / MISFIT_PROBABILITY:.0f} correct fits)"
-            )
-    if float(diagnostics["linearity_shift_sd"]) > MAX_LINEARITY_SHIFT_SD:
-        found.append(f"the Laplace approximation is poor: draws shift the dose by {diagnostics['linearity_shift_sd']:.2f} sd")
+    found += [
+        f"the model does not fit the data of {organ}: 2J/n = {misfit['two_j'] / misfit['n_obs']:.2f} with "
+        f"{misfit['n_obs']} data (expected about 1; this or more happens once in {1 / MISFIT_PROBABILITY:.0f} correct fits)"
+        for organ, misfit in poorly_fitted(diagnostics).items()
+        if organ in limited_organs
+    ]
+    shift = diagnostics["linearity_shift_by_region"]
+    worst = max((float(shift[name]) for name in shift if organ_of[name] in limited_organs), default=0.0)
+    if worst > MAX_LINEARITY_SHIFT_SD:
+        found.append(f"the Laplace approximation is poor: draws shift the dose by {worst:.2f} sd")
+    seen = {organ_of[row["region"]] for row in fit_report if row["status"] != "missing"}
     found += [
         f"{organ} has a limit but no usable activity in this cycle: its dose is assumed, not learned"
-        for organ in sorted(limited_organs - organs_with_data)
+        for organ in sorted(limited_organs - seen)
     ]
     return tuple(found)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tdt_core.kinetics import KineticModel
 from tdt_core.parameters import packaged_table
-from tdt_core.radiobiology import lea_catcheside_sampled
+from tdt_core.radiobiology import bed, lea_catcheside_sampled
 from tdt_core.twin import Administration, Limit, Region
 
 FloatArray = npt.NDArray[np.float64]
@@ -97,7 +98,27 @@ def lea_catcheside_by_region(
 def bed_by_region(regions: Sequence[Region], dose_gy: FloatArray, g: FloatArray, tissues: Mapping[str, Tissue]) -> FloatArray:
     """(regions, draws) BED = D + G D^2 / (alpha/beta), Gy; NaN where the organ has no alpha/beta."""
     ratio = np.array([tissues[r.organ].alpha_beta_gy if r.organ in tissues else np.nan for r in regions])
-    return np.asarray(dose_gy + g * dose_gy**2 / ratio[:, None])
+    return bed(dose_gy, g, ratio[:, None])
+
+
+def bed_map(
+    labels: npt.NDArray[Any],
+    regions: Sequence[Region],
+    dose_gy: npt.NDArray[np.float32],
+    g: FloatArray,
+    tissues: Mapping[str, Tissue],
+) -> npt.NDArray[np.float32]:
+    """(z, y, x) BED of a dose map with each region's mean G, Gy; NaN outside regions with an alpha/beta.
+
+    labels : (z, y, x), n for the n-th region from 1. g : (regions, draws).
+    """
+    found = np.full(dose_gy.shape, np.nan, dtype=np.float32)
+    for i, region in enumerate(regions):
+        if region.organ in tissues:
+            inside = labels == i + 1
+            d = dose_gy[inside]
+            found[inside] = d + float(g[i].mean()) * d**2 / tissues[region.organ].alpha_beta_gy
+    return found
 
 
 def effective_g(regions: Sequence[Region], dose: FloatArray, g: FloatArray) -> FloatArray:

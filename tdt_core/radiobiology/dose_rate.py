@@ -103,7 +103,7 @@ def lea_catcheside_sampled(times_h: FloatArray, rate: FloatArray, repair_half_ti
     return np.asarray(np.where(dose > 0, q / np.where(dose > 0, dose, 1.0) ** 2, 1.0))
 
 
-def bed(dose_gy: FloatArray | float, g: FloatArray | float, alpha_beta_gy: float) -> FloatArray:
+def bed(dose_gy: FloatArray | float, g: FloatArray | float, alpha_beta_gy: FloatArray | float) -> FloatArray:
     """Biologically effective dose D + G D^2 / (alpha/beta), Gy."""
     d = np.asarray(dose_gy, dtype=float)
     return np.asarray(d + np.asarray(g) * d**2 / alpha_beta_gy)

@@ -118,8 +118,8 @@ def _learn(course: Course) -> tuple[list[CycleDose], CycleDose, tuple[str, ...]]
         activity_mbq=1.0,
     )
     ahead = cycle_dose(rung, step.draws(draws, np.random.default_rng([*course.seed, course.next_cycle, 1])), unit, tissues)
-    seen = {r.organ for r in rung.regions if any(d.region == r.name for d in course.evidence[-1].activities)}
-    return past, ahead, objections(posterior.diagnostics, seen, {x.organ for x in course.limits})
+    limited = {x.organ for x in course.limits}
+    return past, ahead, objections(posterior.diagnostics, posterior.fit_report, rung.regions, limited)
 
 
 _ARMS: dict[str, Arm] = {}

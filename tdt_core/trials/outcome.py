@@ -16,6 +16,7 @@ from tdt_core.dosimetry.units import JOULE_PER_MBQ_H_KEV
 from tdt_core.kinetics import KineticModel
 from tdt_core.nuclides import nuclide
 from tdt_core.planning.outlook import Tissue, effective_g, lea_catcheside_by_region, ledger_names, with_organs
+from tdt_core.radiobiology import bed
 from tdt_core.twin import Administration, Limit
 
 FloatArray = npt.NDArray[np.float64]
@@ -42,7 +43,7 @@ class CycleDose:
         if limit.quantity == "AD":
             return self.dose_gy[i]
         assert limit.alpha_beta_gy is not None
-        return np.asarray(self.dose_gy[i] + self.g[i] * self.dose_gy[i] ** 2 / limit.alpha_beta_gy)
+        return bed(self.dose_gy[i], self.g[i], limit.alpha_beta_gy)
 
 
 def tissues_of(limits: Sequence[Limit]) -> dict[str, Tissue]:

@@ -7,7 +7,11 @@ from hypothesis import strategies as st
 
 from tdt_core.errors import PlanningError
 from tdt_core.planning import OrganOutlook, limits, objections, products, propose, read_rows
-from tdt_core.twin import Limit, Product
+from tdt_core.planning.diagnostics import poorly_fitted
+from tdt_core.planning.ledger import LedgerRow, ledger_of
+from tdt_core.planning.outlook import Tissue, bed_map
+from tdt_core.radiobiology import bed
+from tdt_core.twin import Administration, Limit, Product, Region
 
 PRODUCT = Product("P", "PSMA-617", "Lu-177", 6, (3700.0, 11100.0), 7400.0, 1008.0, "test", "assumed")
 AD = Limit("kidneys", "AD", 23.0, 0.05, "test", "assumed", "test")
@@ -92,12 +96,49 @@ def test_packaged_limits_and_products_carry_source_and_status():
     assert all(x.source and x.status for x in products().values())
 
 
+REGIONS = (
+    Region("kidney_left", "kidneys", "", "left", None, 150.0, 156.0),
+    Region("lungs", "lungs", "", "none", None, 3000.0, 900.0),
+)
+SEEN = ({"region": "kidney_left", "status": "active"}, {"region": "lungs", "status": "active"})
+GOOD = {
+    "n_obs": 60,
+    "misfit_by_organ": {"kidneys": {"two_j": 7.0, "n_obs": 8}},
+    "linearity_shift_by_region": {"kidney_left": 0.1, "lungs": 0.1},
+}
+
+
+def objections_to(fit_report=SEEN, **changed):
+    return objections({**GOOD, **changed}, fit_report, REGIONS, {"kidneys"})
+
+
 def test_diagnostics_that_fail_become_objections_in_words():
-    good = {"n_obs": 60, "misfit_by_organ": {"kidneys": {"two_j": 7.0, "n_obs": 8}}, "linearity_shift_sd": 0.1}
-    bad = {"kidneys": {"two_j": 40.0, "n_obs": 8}}
-    assert objections(good, {"kidneys"}, {"kidneys"}) == ()
-    assert "does not fit" in objections({**good, "misfit_by_organ": bad}, {"kidneys"}, {"kidneys"})[0]
-    assert objections({**good, "misfit_by_organ": {"lungs": {"two_j": 90.0, "n_obs": 4}}}, {"kidneys"}, {"kidneys"}) == ()
-    assert "Laplace" in objections({**good, "linearity_shift_sd": 0.9}, {"kidneys"}, {"kidneys"})[0]
-    assert "assumed, not learned" in objections(good, set(), {"kidneys"})[0]
-    assert "no usable" in objections({**good, "n_obs": 0, "misfit_by_organ": {}}, {"kidneys"}, {"kidneys"})[0]
+    assert objections_to() == ()
+    assert "does not fit" in objections_to(misfit_by_organ={"kidneys": {"two_j": 40.0, "n_obs": 8}})[0]
+    assert "Laplace" in objections_to(linearity_shift_by_region={"kidney_left": 0.9})[0]
+    assert "assumed, not learned" in objections_to(({"region": "kidney_left", "status": "missing"},))[0]
+    assert "no usable" in objections_to(n_obs=0, misfit_by_organ={})[0]
+
+
+def test_an_organ_without_a_limit_neither_objects_nor_stays_unnamed():
+    misfit = {"lungs": {"two_j": 90.0, "n_obs": 4}}
+    assert objections_to(misfit_by_organ=misfit, linearity_shift_by_region={"kidney_left": 0.1, "lungs": 0.9}) == ()
+    assert set(poorly_fitted({**GOOD, "misfit_by_organ": misfit})) == {"lungs"}
+
+
+def test_the_ledger_keeps_a_region_that_a_cycle_did_not_have_at_zero():
+    given = Administration(0.0, "P", "PSMA-617", "Lu-177", 7400.0)
+    one = LedgerRow(1, given, ("kidneys",), np.full((1, 3), 2.0), np.full((1, 3), 3.0))
+    two = LedgerRow(2, given, ("kidneys", "lesion/A"), np.full((2, 3), 1.0), np.full((2, 3), 1.5))
+    ledger = ledger_of([one, two], two)
+    assert ledger.cumulative("kidneys") == pytest.approx([3.0, 3.0, 3.0])
+    assert ledger.cumulative("lesion/A", "BED") == pytest.approx([1.5, 1.5, 1.5])
+
+
+def test_the_bed_map_of_a_uniform_region_is_the_bed_of_its_dose():
+    tissues = {"kidneys": Tissue(2.5, 2.8, "test", "assumed")}
+    labels = np.array([[[1, 1, 2, 0]]])
+    dose, g = np.full(labels.shape, 5.0, np.float32), np.full((2, 4), 0.05)
+    found = bed_map(labels, REGIONS, dose, g, tissues)
+    assert found[0, 0, :2] == pytest.approx(float(bed(5.0, 0.05, 2.5)))
+    assert np.isnan(found[0, 0, 2:]).all()

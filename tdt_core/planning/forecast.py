@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -10,8 +10,9 @@ import numpy.typing as npt
 from tdt_core.assimilation import population_prior, state_model, transition
 from tdt_core.imaging.error_budget import mass_sd_beside
 from tdt_core.kinetics import KineticModel
-from tdt_core.planning.outlook import with_organs
-from tdt_core.twin import Administration, Evidence, Posterior, Product, TwinState
+from tdt_core.planning.outlook import Tissue, effective_g, lea_catcheside_by_region, ledger_names, with_organs
+from tdt_core.planning.proposal import OrganOutlook
+from tdt_core.twin import Administration, DoseLedger, Evidence, Limit, Posterior, Product, TwinState
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -43,7 +44,7 @@ def gy_per_mbq(
     matrix : (regions, regions) Gy per MBq h, target by source. mass_factors : (draws, regions) true mass over measured mass.
     """
     tia = rung.time_integrated_activity(theta, administration)
-    dose = (tia @ matrix.T) / mass_factors[: len(tia)]
+    dose = (tia @ matrix.T) / mass_factors
     return with_organs(rung.regions, dose.T / administration.net_activity_mbq)
 
 
@@ -67,11 +68,38 @@ def population_gy_per_mbq(state: TwinState, draws: int, seed: tuple[int, ...]) -
     """(ledger names, draws) what the population prior forecasts for this patient's regions and masses."""
     rung = state_model(state)
     rng = np.random.default_rng([*seed, 3])
-    administration = dataclasses.replace(state.evidence.therapy(), residual_mbq=0.0)
     theta = population_prior(rung).draws(draws, rng)
-    return gy_per_mbq(rung, theta, administration, dose_matrix(state), mass_factor_draws(state.evidence, draws, seed))
+    factors = mass_factor_draws(state.evidence, draws, seed)
+    return gy_per_mbq(rung, theta, state.evidence.therapy(), dose_matrix(state), factors)
 
 
 def dose_matrix(state: TwinState) -> FloatArray:
     """(regions, regions) Gy per MBq h that a state keeps."""
     return np.array(state.summary["dose_matrix_gy_per_mbq_h"])
+
+
+def outlooks_of(
+    rung: KineticModel,
+    theta: FloatArray,
+    upcoming: Administration,
+    forecast: FloatArray,
+    ledger: DoseLedger,
+    policy: Sequence[Limit],
+    tissues: Mapping[str, Tissue],
+) -> dict[str, OrganOutlook]:
+    """What the next cycle would do to every organ with a limit, paired with what past cycles did.
+
+    theta : (draws, n) parameters in the next cycle. forecast : (ledger names, draws) Gy/MBq, see `gy_per_mbq`.
+    """
+    names = ledger_names(rung.regions)
+    g = lea_catcheside_by_region(rung, theta, upcoming, tissues)
+    organ_g = np.nan_to_num(effective_g(rung.regions, forecast[: len(rung.regions)], g))
+    return {
+        limit.organ: OrganOutlook(
+            forecast[names.index(limit.organ)],
+            organ_g[names.index(limit.organ)],
+            ledger.cumulative(limit.organ, limit.quantity),
+        )
+        for limit in policy
+        if limit.organ in names
+    }
