@@ -87,6 +87,7 @@ def test_systemd_accepts_the_unit(unit: Path, tmp_path: Path) -> None:
     assert said == []
 
 
+@pytest.mark.long
 @pytest.mark.services
 def test_a_real_server_takes_the_deployments_of_prefect_yaml(prefect_settings: Settings, tmp_path: Path) -> None:
     settings = load_settings(home=tmp_path / "home", prefect_api=prefect_settings.prefect_api)
