@@ -1,7 +1,7 @@
 """`tdt bench loop`: the whole loop on reference patients against their truth, files in, states out.
 
-Each patient runs in a process of its own (peak memory is per patient); finished patients are kept in the work folder, so an
-interrupted run goes on where it stopped.
+Each patient runs in a process of its own (peak memory is per patient). Finished patients are kept in the work folder under
+their options, so that an interrupted run goes on where it stopped; after a change of code use another folder.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from flows.truth import KINDS, errors, kind_of, read_truth
 
 VARIANTS = ("standard", "standard", "standard", "one_kidney", "no_spleen")
 ORGANS = {organ for organs in KINDS.values() for organ in organs}
-FORECAST_KINDS = ("kidneys", "glands", "lesions")
 
 
 def run(
@@ -45,7 +44,7 @@ def run(
     results: list[dict[str, Any]] = []
     with ProcessPoolExecutor(processes, mp_context=context, max_tasks_per_child=1) as pool:
         for i in range(patients):
-            done = work / f"patient-{seed * 1000 + i}.json"
+            done = work / f"patient-{seed * 1000 + i}-{cycles}-{matrix}-{model or 'default'}.json"
             if done.exists():
                 results.append(json.loads(done.read_text()))
             else:
@@ -83,7 +82,7 @@ def one_patient(seed: int, variant: str, cycles: int, matrix: int, work: Path, m
             "variant": variant,
             "completed": len([s for s in states if s.cycle > 0]) == cycles,
             "rows": rows,
-            "forecasts": [score for s in states if s.cycle == 1 for score in forecast_scores(s, truth[2])],
+            "forecasts": [score for s in states if s.cycle == 1 and 2 in truth for score in forecast_scores(s, truth[2])],
             "abstained": [s.proposal.reasons for s in states if s.proposal is not None and s.proposal.abstains],
             "two_j_per_n": [s.posterior.diagnostics["two_j_per_n"] for s in states],
             "seconds_per_cycle": seconds,
@@ -111,7 +110,7 @@ def forecast_scores(state: Any, truth: Mapping[str, Any]) -> list[dict[str, Any]
     rung = state_model(state)
     seed = (int(state.identity["root_seed"]), state.cycle)
     given = state.evidence.therapy()
-    theta = next_parameters(rung, state.posterior, state.cycle, 1008.0, seed)
+    theta = next_parameters(rung, state.posterior, state.cycle, state.identity["settings"]["product"]["interval_h"], seed)
     factors = mass_factor_draws(state.evidence, len(theta), seed)
     candidates = {
         "twin": gy_per_mbq(rung, theta, given, dose_matrix(state), factors),
@@ -138,7 +137,7 @@ def figures(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     good = [r for r in results if r["completed"]]
     rows = [row for r in good for row in r["rows"]]
     out: dict[str, Any] = {"completed_fraction": len(good) / max(len(results), 1)}
-    for kind in ("kidneys", "glands", "lesions"):
+    for kind in KINDS:
         members = [row for row in rows if row["kind"] == kind and row["region"] not in ORGANS]
         wide = [row for row in members if kind != "lesions" or row["true_volume_ml"] > 5.0]
         out[f"n.{kind}"] = len(members)
@@ -153,7 +152,8 @@ def figures(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
             key = f"forecast_beats_{other}" + ("" if measure == "crps" else "_abs_error")
             out[key] = float(np.mean(won)) if won else None
     for who in ("twin", "population", "carry_forward"):
-        out[f"forecast_crps.{who}"] = float(np.mean([_mean(r, f"crps_{who}") for r in good])) if good else None
+        scored = [_mean(r, f"crps_{who}") for r in good if r["forecasts"]]
+        out[f"forecast_crps.{who}"] = float(np.mean(scored)) if scored else None
     out["two_j_per_n_median"] = float(np.median([x for r in good for x in r["two_j_per_n"]])) if good else None
     out["abstentions"] = sum(len(r["abstained"]) for r in good)
     out["seconds_per_cycle"] = float(np.median([r["seconds_per_cycle"] for r in good])) if good else None
@@ -164,7 +164,7 @@ def figures(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _mean(result: dict[str, Any], key: str) -> float:
     """Mean over the kinds of the mean over regions, so that many lesions do not outvote the kidneys."""
-    kinds = [[s[key] for s in result["forecasts"] if s["kind"] == kind] for kind in FORECAST_KINDS]
+    kinds = [[s[key] for s in result["forecasts"] if s["kind"] == kind] for kind in KINDS]
     return float(np.mean([np.mean(values) for values in kinds if values]))
 
 
