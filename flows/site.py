@@ -10,6 +10,7 @@ from flows.settings import Settings, make_folders
 from storage.evidence import EvidenceStore
 from storage.home import Home
 from storage.twins import TwinStore
+from tdt_core.errors import SettingsError
 from tdt_core.planning import limits, products, read_rows
 from tdt_core.planning.outlook import Tissue, tissues
 from tdt_core.twin import Limit, Product
@@ -29,7 +30,7 @@ class Site:
 
 
 def open_site(settings: Settings) -> Site:
-    """Open the store and read the site's policy files. Raises StoreError, PlanningError."""
+    """Open the store and read the site's policy files. Raises StoreError, PlanningError, SettingsError."""
     home = make_folders(settings)
     policy = limits(_rows(settings.limits))
     plans = products(_rows(settings.products))
@@ -37,4 +38,14 @@ def open_site(settings: Settings) -> Site:
 
 
 def _rows(path: Path | None) -> list[dict[str, str]] | None:
-    return None if path is None else read_rows(path.read_text(encoding="utf-8"))
+    if path is None:
+        return None
+    try:
+        return read_rows(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            f"the policy file {path} cannot be read: {error}",
+            expected="a CSV file in UTF-8",
+            remedy="correct `limits` or `products` in the settings",
+            kind="settings.file",
+        ) from error

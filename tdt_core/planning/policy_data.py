@@ -48,25 +48,40 @@ def limits(rows: Iterable[Mapping[str, str]] | None = None) -> tuple[Limit, ...]
 
 
 def products(rows: Iterable[Mapping[str, str]] | None = None) -> dict[str, Product]:
-    """Products by name from CSV rows, by default the packaged ones."""
+    """Products by name from CSV rows, by default the packaged ones.
+
+    Raises
+    ------
+    PlanningError : a column that is missing or no number, an activity range that is empty or not positive.
+    """
     table = {}
     for row in packaged_csv("products.csv") if rows is None else rows:
-        low, high = float(row["activity_min_mbq"]), float(row["activity_max_mbq"])
+        try:
+            product = _product(row)
+        except (KeyError, ValueError) as e:
+            raise PlanningError(
+                f"a row of the products cannot be read: {e}", remedy="use the columns of the packaged products.csv"
+            ) from e
+        low, high = product.activity_range_mbq
         if not 0 < low <= high:
-            raise PlanningError(f"product {row['name']} allows {low} to {high} MBq", expected="0 < minimum <= maximum")
-        table[row["name"]] = Product(
-            name=row["name"],
-            ligand=row["ligand"],
-            nuclide=row["nuclide"],
-            planned_cycles=int(row["planned_cycles"]),
-            activity_range_mbq=(low, high),
-            standard_activity_mbq=float(row["standard_activity_mbq"]),
-            interval_h=float(row["interval_h"]),
-            source=row["source"],
-            status=row["status"],
-            standard_amount_nmol=float(row["amount_nmol"]) if row.get("amount_nmol") else None,
-        )
+            raise PlanningError(f"product {product.name} allows {low} to {high} MBq", expected="0 < minimum <= maximum")
+        table[product.name] = product
     return table
+
+
+def _product(row: Mapping[str, str]) -> Product:
+    return Product(
+        name=row["name"],
+        ligand=row["ligand"],
+        nuclide=row["nuclide"],
+        planned_cycles=int(row["planned_cycles"]),
+        activity_range_mbq=(float(row["activity_min_mbq"]), float(row["activity_max_mbq"])),
+        standard_activity_mbq=float(row["standard_activity_mbq"]),
+        interval_h=float(row["interval_h"]),
+        source=row["source"],
+        status=row["status"],
+        standard_amount_nmol=float(row["amount_nmol"]) if row.get("amount_nmol") else None,
+    )
 
 
 def product_for(ligand: str, nuclide: str, table: Mapping[str, Product] | None = None) -> Product:

@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from flows.settings import as_environment, load_settings, make_folders, redacted
+from flows.site import open_site
 from tdt_core.errors import SettingsError
 
 
@@ -104,3 +105,8 @@ def test_the_folders_are_readable_by_their_owner_only(tmp_path: Path) -> None:
 def test_a_password_in_an_address_is_not_shown() -> None:
     assert redacted("postgresql://u:secret@h:5432/db") == "postgresql://u:***@h:5432/db"
     assert redacted("http://h:5000") == "http://h:5000"
+
+
+def test_a_policy_file_that_is_not_there_is_refused_in_words(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="policy file"):
+        open_site(load_settings(home=tmp_path / "h", limits=tmp_path / "none.csv"))

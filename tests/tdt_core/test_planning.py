@@ -91,6 +91,11 @@ def test_limits_never_mix_absorbed_dose_and_bed_for_one_organ():
         limits(read_rows(header + "kidneys,EQD2,40,,,0.05,assumed,a,me\n"))
 
 
+def test_a_row_of_products_without_a_column_is_refused_in_words():
+    with pytest.raises(PlanningError, match="products cannot be read"):
+        products([{"name": "X", "ligand": "PSMA-617"}])
+
+
 def test_packaged_limits_and_products_carry_source_and_status():
     assert all(x.source and x.status for x in limits())
     assert all(x.source and x.status for x in products().values())
