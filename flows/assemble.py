@@ -84,7 +84,7 @@ def lesions_of(site: Site, plan: CyclePlan, evidence: Evidence) -> tuple[Lesion,
     here = {x.tracking_id for x in evidence.lesions}
     earlier = site.store.load(plan.parent).lesions if plan.parent is not None else ()
     first = {x.tracking_id: x.first_cycle for x in earlier}
-    now = tuple(
+    seen = tuple(
         dataclasses.replace(
             x,
             first_cycle=first.get(x.tracking_id, plan.number),
@@ -93,7 +93,7 @@ def lesions_of(site: Site, plan: CyclePlan, evidence: Evidence) -> tuple[Lesion,
         for x in evidence.lesions
     )
     gone = tuple(dataclasses.replace(x, status="vanished", volume_ml=0.0) for x in earlier if x.tracking_id not in here)
-    return now + gone
+    return seen + gone
 
 
 def commit(site: Site, plan: CyclePlan, *, expected_head: str | None, refit_reason: str = "") -> None:

@@ -55,8 +55,6 @@ def dask_client(settings: Settings, *, workers: int | None = None, dashboard: bo
     options = {
         "distributed.worker.multiprocessing-method": "spawn",
         "distributed.admin.tick.limit": "30 s",
-        # inputs travel inside the graph on purpose: a worker that dies takes nothing with it that a retry would need
-        "distributed.admin.large-graph-warning-threshold": "1 GiB",
         # set before the worker's interpreter starts: a thread pool cannot be made smaller afterwards
         "distributed.nanny.pre-spawn-environ": dict.fromkeys(THREAD_POOLS, "1"),
     }
@@ -96,7 +94,7 @@ def quiet() -> Iterator[None]:
 def ordered_map(client: Client) -> Callable[..., list[Any]]:
     """`map` over the cluster: same arguments as the builtin, a list in the order of the inputs, errors as raised.
 
-    What is passed should be ids, paths and small arrays; what comes back summaries. A piece should take 0.5-10 s.
+    Inputs go to every worker, so they must fit into memory there. A piece should take 0.5-10 s.
     """
 
     def cluster_map(function: Callable[..., Any], *inputs: Iterable[Any]) -> list[Any]:

@@ -16,7 +16,7 @@ from prefect.cache_policies import NO_CACHE
 from flows import chain, derived, progress
 from flows.dask_client import dask_client, ordered_map
 from flows.plan import CyclePlan
-from flows.settings import load_settings
+from flows.settings import Settings, load_settings
 from flows.site import Site, open_site
 from storage.registry import IndexReport, catch_up
 
@@ -76,7 +76,7 @@ def index(call: Callable[[], IndexReport]) -> int:
 
 
 def as_tasks(map_: Callable[..., Any]) -> chain.Caller:
-    """A caller that hands every step to Prefect, gives Dask to those that can use it and makes the derived files."""
+    """A caller that hands every step to Prefect, gives Dask to those that can use it."""
 
     def call(name: str, step: chain.Step, site: Site, plan: CyclePlan) -> None:
         def bound() -> None:
@@ -90,12 +90,12 @@ def as_tasks(map_: Callable[..., Any]) -> chain.Caller:
     return call
 
 
-def refit(settings: Any, pid: str, reason: str) -> dict[str, Any]:
+def refit(settings: Settings, pid: str, reason: str) -> dict[str, Any]:
     """`tdt refit`: the chain again under present code and settings, as a new branch."""
     return chain.refit(open_site(settings), pid, reason)
 
 
-def replay(settings: Any, state_id: str) -> list[str]:
+def replay(settings: Settings, state_id: str) -> list[str]:
     """`tdt replay`: what differs when a state is computed again."""
     return chain.replay(open_site(settings), state_id)
 
