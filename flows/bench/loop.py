@@ -82,7 +82,7 @@ def one_patient(seed: int, variant: str, cycles: int, matrix: int, work: Path, m
             "variant": variant,
             "completed": len([s for s in states if s.cycle > 0]) == cycles,
             "rows": rows,
-            "forecasts": [score for s in states if s.cycle == 1 and 2 in truth for score in forecast_scores(s, truth[2])],
+            "forecasts": [score for s in states if s.cycle == 1 for score in forecast_scores(s, truth[2])],
             "abstained": [s.proposal.reasons for s in states if s.proposal is not None and s.proposal.abstains],
             "two_j_per_n": [s.posterior.diagnostics["two_j_per_n"] for s in states],
             "seconds_per_cycle": seconds,

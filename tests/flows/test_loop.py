@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from loop_case import CANARY, fingerprint, new_site, only_cycle, write_patient
 
+from flows.bench.loop import forecast_scores
 from flows.chain import refit, replay, run_chain
 from flows.site import Site, open_site
-from flows.truth import errors, read_truth
+from flows.truth import KINDS, errors, read_truth
 from tdt_core.errors import InputError, TwinError
 
 HERE = Path(__file__).parent
@@ -79,6 +80,14 @@ def test_kidney_dose_of_a_coarse_patient_lies_near_the_truth(run, patient):
     rows = [r for s in outcome["states"][1:] for r in errors(site.store.load(s), truth[site.store.load(s).cycle])]
     kidneys = [abs(r["relative_error"]) for r in rows if r["region"] in ("kidney_left", "kidney_right")]
     assert np.median(kidneys) < 0.25  # 14 mm voxels; the benchmark states accuracy at clinical voxel sizes
+
+
+def test_the_benchmark_scores_the_forecast_of_cycle_2_against_both_rivals(run, patient):
+    site, outcome = run
+    truth = read_truth(patient.parent / "truth" / "truth.json")
+    scores = forecast_scores(site.store.load(outcome["states"][1]), truth[2])
+    assert {s["kind"] for s in scores} == set(KINDS)
+    assert all(0 < s[f"crps_{who}"] < 5 for s in scores for who in ("twin", "population", "carry_forward"))
 
 
 def test_the_same_folder_again_makes_no_new_version(run, patient):
