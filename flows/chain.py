@@ -48,7 +48,17 @@ def take_in(site: Site, folder: Path) -> tuple[str, dict[int, str]]:
     """
     vault = Vault.open(site.settings.vault)
     intake = read_inbox(folder, vault, evidence=site.evidence, quarantine_folder=site.settings.quarantine)
-    return intake.pid, known_cycles(site, intake.pid) | put_cycles(site.evidence, numbered(site, intake))
+    return intake.pid, known_cycles(site, intake.pid) | put_cycles(
+        site.evidence, numbered(site, without_imageless_start(intake))
+    )
+
+
+def without_imageless_start(intake: Intake) -> Intake:
+    """What was measured before the first therapy without any imaging (laboratory values) joins the first therapy cycle."""
+    first, *rest = intake.cycles
+    if first.number != 0 or first.scans or first.administrations or not rest:
+        return intake
+    return dataclasses.replace(intake, cycles=(joined(rest[0], first), *rest[1:]))
 
 
 def numbered(site: Site, intake: Intake) -> Intake:
@@ -72,7 +82,7 @@ def numbered(site: Site, intake: Intake) -> Intake:
 
 
 def joined(known: CycleIntake, late: CycleIntake) -> CycleIntake:
-    """A cycle that the twin knows with laboratory values that came later; a value of the same record is replaced."""
+    """A cycle with laboratory values that stood elsewhere; a value of the same record is replaced."""
     labs = {(x.record, x.analyte, x.time_h): x for x in (*known.labs, *late.labs)}
     return dataclasses.replace(
         known,

@@ -71,6 +71,7 @@ def index(call: Callable[[], IndexReport]) -> int:
     """Register new states in MLflow; a failing MLflow leaves notes for the next time, never a lost state."""
     report = call()
     for failure in report.failures:
+        progress.note(f"the index could not be brought up to date: {failure}")
         get_run_logger().warning("the index could not be brought up to date: %s", failure)
     return len(report.registered)
 

@@ -36,9 +36,10 @@ IDENTITY = {
 }
 
 
-def write_patient(folder: Path, *, seed: int = 7, canaries: bool = False, matrix: int = 32) -> Path:
+def write_patient(folder: Path, *, seed: int = 7, canaries: bool = False, matrix: int = 32, pet: bool = True) -> Path:
     """A patient of two cycles; returns the inbox."""
-    inbox = write_reference_patient(folder, reference_patient(PhantomSettings(seed=seed, cycles=2, matrix=matrix)))
+    settings = PhantomSettings(seed=seed, cycles=2, matrix=matrix, pet=pet)
+    inbox = write_reference_patient(folder, reference_patient(settings))
     if canaries:
         plant(inbox)
     return inbox

@@ -164,6 +164,14 @@ def test_the_compartmental_rung_runs_through_the_same_loop(patient, tmp_path):
     assert site.store.load(outcome["states"][-1]).model == "compartmental"
 
 
+def test_a_patient_without_pre_therapy_imaging_starts_at_cycle_1_and_keeps_the_earlier_labs(tmp_path):
+    site = new_site(tmp_path)
+    outcome = run_chain(site, write_patient(tmp_path / "patient", pet=False))
+    first = site.store.load(outcome["states"][0])
+    assert first.cycle == 1
+    assert min(x.time_h for x in first.evidence.labs) < 0
+
+
 def test_a_folder_that_is_refused_changes_no_twin(run, patient, tmp_path):
     site, outcome = run
     broken = only_cycle(patient, tmp_path / "broken", (0, 1, 2), 3)
