@@ -11,7 +11,7 @@ from flows.plan import CyclePlan, rung_of, seed_of
 from flows.site import Site
 from flows.steps import load_posterior, start_of, therapy_of
 from storage.work import WorkFolder
-from tdt_core.assimilation import smooth_draws, transition
+from tdt_core.assimilation import smooth_draws, transition, was_treated
 from tdt_core.codec import from_plain, to_plain
 from tdt_core.kinetics import KineticModel, model
 from tdt_core.outcome import lab_trends
@@ -30,6 +30,8 @@ from tdt_core.planning.outlook import lea_catcheside_by_region
 from tdt_core.twin import Limit, Posterior, Product
 
 LEDGER_FIELDS = ("cycles", "administrations", "kinds", "activities_mbq", "regions", "radiation", "opening_gy")
+
+SMOOTHER = 16  # stream of random numbers, see tdt_core.planning.forecast
 
 
 def conclude(site: Site, plan: CyclePlan) -> None:
@@ -105,24 +107,21 @@ def past_rows(site: Site, plan: CyclePlan, rung: KineticModel, posterior: Poster
     """Earlier cycles' doses, redrawn given this cycle's draws so that draws are paired over cycles; oldest first."""
     rows: list[LedgerRow] = []
     names, draws, following = tuple(rung.parameters), posterior.draws[:, : len(rung.parameters)], start_h
-    treated_decision = plan.decision is None or plan.decision["kind"] != "refused"
     ancestor = plan.parent
     while ancestor is not None:
         state = site.store.load(ancestor)
         earlier = model(state.model, state.summary["ligand"], state.evidence.regions)
-        step = transition(earlier, state.cycle, following - state.valid_time_h, treated_decision)
-        rng = np.random.default_rng([*seed_of(plan), 4, state.cycle])
+        step = transition(earlier, state.cycle, following - state.valid_time_h, was_treated(state))
+        rng = np.random.default_rng([*seed_of(plan), SMOOTHER, state.cycle])
         draws = smooth_draws(state.posterior, step, names, draws, rng)
-        therapy = [a for a in state.evidence.administrations if a.intent == "therapy"]
-        if therapy:
+        if was_treated(state):
+            given = state.evidence.therapy()
             factors = mass_factor_draws(state.evidence, len(draws), (seed_of(plan)[0], state.cycle))
-            tia = earlier.time_integrated_activity(draws, therapy[0])
+            tia = earlier.time_integrated_activity(draws, given)
             dose_gy = ((tia @ dose_matrix(state).T) / factors).T
-            g = lea_catcheside_by_region(earlier, draws, therapy[0], site.tissues)
-            rows.append(ledger_row(state.cycle, therapy[0], earlier, dose_gy, g, site.tissues))
+            g = lea_catcheside_by_region(earlier, draws, given, site.tissues)
+            rows.append(ledger_row(state.cycle, given, earlier, dose_gy, g, site.tissues))
         names, following, ancestor = tuple(earlier.parameters), state.valid_time_h, state.parent
-        decision = state.identity["decision"]
-        treated_decision = decision is None or decision["kind"] != "refused"
     return rows[::-1]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -53,7 +54,7 @@ def plan_chain(site: Site, bundles: Mapping[int, str], first: int, parent: str |
         given += cycle.administrations
         if number < first:
             continue
-        decision = decision_before(site, parent, cycle)
+        decision = decision_before(site, pid, parent, cycle)
         product = product_of(site, cycle, given)
         identity = state_identity(
             pid=pid,
@@ -81,13 +82,32 @@ def plan_chain(site: Site, bundles: Mapping[int, str], first: int, parent: str |
     return plans
 
 
-def decision_before(site: Site, parent: str | None, cycle: CycleIntake) -> Decision | None:
+def decision_before(site: Site, pid: str, parent: str | None, cycle: CycleIntake) -> Decision | None:
     """The decision on the parent's proposal that led to this cycle."""
     if parent is None:
         return None
     if site.store.has(parent) and (standing := site.store.decision(parent)) is not None:
         return standing
-    return retrospective(parent, cycle)
+    earlier = superseded_decision(site, pid, cycle.number)
+    return retrospective(parent, cycle) if earlier is None else carried_over(earlier, parent)
+
+
+def superseded_decision(site: Site, pid: str, number: int) -> Decision | None:
+    """What a person decided for cycle `number` on the current chain, which is about to be derived again."""
+    for info in site.store.log(pid):
+        if info.cycle == number:
+            decided = site.store.load(info.id).identity["decision"]
+            return None if decided is None or decided["kind"] == "retrospective" else from_plain(Decision, decided)
+    return None
+
+
+def carried_over(decision: Decision, parent: str) -> Decision:
+    """A person's decision beside a state that is derived again: no signature on the new proposal, but what was decided."""
+    who = f"{decision.signed_by} ({decision.role})" + (", scripted" if decision.scripted else "")
+    reason = f"{decision.kind} by {who} before the chain was derived again: {decision.reason}"
+    if decision.kind == "refused":
+        return dataclasses.replace(decision, state=parent, reason=reason)
+    return Decision(parent, "retrospective", decision.activity_mbq, "", "", reason)
 
 
 def retrospective(parent: str, cycle: CycleIntake) -> Decision:

@@ -129,6 +129,9 @@ def watch_inbox(home: str | None = None) -> dict[str, int]:
         except TwinError as error:
             count["failed"] += 1
             log.error("delivery %s failed: %s", folder.name, error.kind)
+        except Exception:  # a defect in one delivery must keep neither the others nor the signatures waiting
+            count["failed"] += 1
+            log.exception("delivery %s failed", folder.name)
         else:
             inbox.remember(settings, delivery.fingerprint, "taken in")
             count["taken_in"] += 1

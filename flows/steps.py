@@ -29,6 +29,8 @@ from tdt_core.planning.outlook import bed_map, lea_catcheside_by_region
 from tdt_core.twin import Administration, Evidence, Posterior, Product, Region, RegionActivity
 
 NOISE_MAPS = 8
+DEVIATION = 0.05  # relative difference between given and decided activity that is worth a finding
+FIT, PATTERN_NOISE = 11, 12  # streams of random numbers, see tdt_core.planning.forecast
 MapLike = Callable[..., Any]
 
 
@@ -44,7 +46,7 @@ def quantify(site: Site, plan: CyclePlan, map_: MapLike = map) -> None:
         )
     images = quantify_cycle(cycle.scans, cycle.cts, cycle.labels, map=map_)
     weights = voxel_weights(images)
-    noise = weight_draws(images, NOISE_MAPS, seed=seed_of(plan))
+    noise = weight_draws(images, NOISE_MAPS, seed=(*seed_of(plan), PATTERN_NOISE))
     arrays = {
         "weights": weights.array,
         "noise": np.stack([draw.array for draw in noise]),
@@ -92,7 +94,7 @@ def fit(site: Site, plan: CyclePlan) -> None:
         evidence,
         rung,
         plan.identity["settings"]["estimator"],
-        seed=seed_of(plan),
+        seed=(*seed_of(plan), FIT),
         n_draws=int(plan.identity["settings"]["n_draws"]),
     )
     arrays = {"mean": posterior.mean, "cholesky": posterior.cholesky, "draws": posterior.draws}
@@ -128,13 +130,13 @@ def evidence_of(site: Site, plan: CyclePlan, images: Mapping[str, Any]) -> Evide
 
 def deviation(plan: CyclePlan, cycle: CycleIntake) -> list[str]:
     """A finding when what was given is not what was signed."""
-    if plan.decision is None or plan.decision["kind"] == "retrospective":
+    if plan.decision is None:
         return []
     therapy = [a for a in cycle.administrations if a.intent == "therapy"]
     given, signed = (therapy[0].activity_mbq if therapy else None), plan.decision["activity_mbq"]
     if given is not None and signed is None:
         return [f"{given:.0f} MBq were given although the administration had been refused"]
-    if given is not None and abs(given - signed) > 0.05 * signed:
+    if given is not None and abs(given - signed) > DEVIATION * signed:
         return [f"{given:.0f} MBq were given, {signed:.0f} MBq had been decided"]
     return []
 
@@ -158,8 +160,9 @@ def start_of(evidence: Evidence) -> float:
 
 def therapy_of(evidence: Evidence, product: Product) -> Administration:
     """The cycle's therapy; before the first one the product's standard administration at the end of the imaging."""
-    therapy = [a for a in evidence.administrations if a.intent == "therapy"]
-    return therapy[0] if therapy else next_administration(product, start_of(evidence), None)
+    if any(a.intent == "therapy" for a in evidence.administrations):
+        return evidence.therapy()
+    return next_administration(product, start_of(evidence), None)
 
 
 def dose(site: Site, plan: CyclePlan, map_: MapLike = map) -> None:

@@ -9,11 +9,15 @@ import numpy as np
 import numpy.typing as npt
 
 from tdt_core.kinetics import KineticModel
+from tdt_core.parameters import packaged_csv
 from tdt_core.planning.ledger import LedgerRow
 from tdt_core.planning.outlook import Tissue, ledger_names, organ_of
 from tdt_core.twin import Administration, DoseLedger, Limit, Posterior, Product, Region
 
 FloatArray = npt.NDArray[np.float64]
+
+ASSUMED_TABLES = ("assimilation.csv", "imaging_parameters.csv", "lab_trends.csv")
+"""Packaged tables of numbers that every state rests on, whatever its regions."""
 
 LEARNED_ABOVE = 0.5
 """Share of the population's variance of ln uptake that data must remove before a dose counts as learned."""
@@ -149,6 +153,17 @@ def assumed_rows(
         if product.standard_amount_nmol is not None:
             amount = product.standard_amount_nmol
             rows.append({"name": f"{product.name}.amount", "value": amount, "unit": "nmol", "source": product.source})
+    for table in ASSUMED_TABLES:
+        rows += [
+            {"name": row["name"], "value": float(row["value"]), "unit": row["unit"], "source": row["source"]}
+            for row in packaged_csv(table)
+            if row["status"] == "assumed"
+        ]
+    rows += [
+        {"name": f"{r['organ']}.{r['quantity']}.drift_sd", "value": float(r["drift_sd"]), "unit": "1", "source": r["source"]}
+        for r in packaged_csv("kinetics_relations.csv")
+        if r["status"] == "assumed"
+    ]
     rows += [
         {"name": f"limit.{x.organ}", "value": x.value_gy, "unit": "Gy", "source": x.source}
         for x in limits

@@ -384,7 +384,17 @@ class DoseLedger:
     opening_gy: Mapping[str, float] = field(default_factory=dict)
 
     def cumulative(self, region: str, quantity: Quantity = "AD") -> FloatArray:
-        """(draws,) dose of a region summed over cycles, opening balance included."""
+        """(draws,) dose of a region summed over cycles, opening balance included.
+
+        Raises ModelError for a BED where an opening absorbed dose was recorded: its dose rate, and so its BED, is not known.
+        """
+        if quantity == "BED" and self.opening_gy.get(region, 0.0):
+            raise ModelError(
+                f"{region} has an opening absorbed dose but its limit is a BED",
+                expected="a limit in absorbed dose",
+                remedy="limit the organ in absorbed dose, or leave the earlier therapy out and say so",
+                kind="model.opening",
+            )
         i = self.regions.index(region)
         source = self.dose_gy if quantity == "AD" else self.bed_gy
         return np.asarray(source[:, i, :].sum(axis=0) + self.opening_gy.get(region, 0.0))

@@ -9,6 +9,7 @@ from tdt_core.assimilation.evolution import (
     smooth_draws,
     state_model,
     transition,
+    was_treated,
 )
 from tdt_core.assimilation.problem import Prior, Problem, build_problem
 
@@ -25,4 +26,5 @@ __all__ = [
     "smooth_draws",
     "state_model",
     "transition",
+    "was_treated",
 ]

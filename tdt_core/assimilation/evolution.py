@@ -79,13 +79,21 @@ def transition(rung: KineticModel, cycle: int, dt_h: float, treated: bool) -> Tr
 def evolve(state: TwinState, decision: Decision | None, dt_h: float) -> Prior:
     """The prior of the next cycle over the regions of `state`.
 
-    A refused administration leaves time to pass and no treatment effect on lesions. Raises EstimationError on dt_h < 0.
+    Science follows what was given: lesions respond to the therapy of `state`'s own cycle, whatever was decided about the next
+    one. A decision on another state is refused (EstimationError), as is dt_h < 0.
     """
+    if decision is not None and decision.state != state.id:
+        raise EstimationError("the decision answers another state", kind="estimation.decision")
     rung = state_model(state)
     n = len(rung.parameters)
-    step = transition(rung, state.cycle, dt_h, treated=decision is None or decision.kind != "refused")
+    step = transition(rung, state.cycle, dt_h, treated=was_treated(state))
     mean, covariance = step.moments(state.posterior.mean[:n], state.posterior.covariance[:n, :n])
     return Prior(step.names, mean, covariance, state.id)
+
+
+def was_treated(state: TwinState) -> bool:
+    """Whether the state's cycle holds a therapy administration."""
+    return any(a.intent == "therapy" for a in state.evidence.administrations)
 
 
 def smooth_draws(

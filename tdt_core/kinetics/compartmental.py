@@ -59,7 +59,7 @@ class Compartmental:
             table += [
                 Parameter(
                     f"{region.name}.uptake_rate_per_ml",
-                    uptake.value * clearance,
+                    uptake.value * levels[f"{region.name}.slow_amplitude"].value * clearance,
                     "1/h/mL",
                     uptake.status,
                     uptake.source + derived,

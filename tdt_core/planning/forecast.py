@@ -16,6 +16,10 @@ from tdt_core.twin import Administration, DoseLedger, Evidence, Limit, Posterior
 
 FloatArray = npt.NDArray[np.float64]
 
+NEXT_CYCLE, MASS, POPULATION = 13, 14, 15
+"""Streams of random numbers: (root, cycle, purpose); 11 is the fit, 12 the pattern noise, 16 the smoother. Never 0: a trailing
+zero gives the stream of the shorter seed."""
+
 
 def next_administration(product: Product, time_h: float, amount_nmol: float | None) -> Administration:
     """The product's standard administration, for doses per activity."""
@@ -33,7 +37,7 @@ def next_parameters(rung: KineticModel, posterior: Posterior, cycle: int, dt_h: 
     """(draws, n) the posterior's draws carried to the next cycle, paired with them."""
     n = len(rung.parameters)
     step = transition(rung, cycle, dt_h, treated=True)
-    return step.draws(posterior.draws[:, :n], np.random.default_rng([*seed, 1]))
+    return step.draws(posterior.draws[:, :n], np.random.default_rng([*seed, NEXT_CYCLE]))
 
 
 def gy_per_mbq(
@@ -55,7 +59,7 @@ def mass_factor_draws(evidence: Evidence, draws: int, seed: tuple[int, ...]) -> 
     the activity's segmentation error does not already carry.
     """
     sd = np.array([mass_sd_beside(r.volume_rel_sd, _segmentation(evidence, r.name)) for r in evidence.regions])
-    noise = np.random.default_rng([*seed, 2]).standard_normal((draws, len(sd)))
+    noise = np.random.default_rng([*seed, MASS]).standard_normal((draws, len(sd)))
     return np.asarray(np.exp(sd * noise))
 
 
@@ -67,7 +71,7 @@ def _segmentation(evidence: Evidence, region: str) -> float:
 def population_gy_per_mbq(state: TwinState, draws: int, seed: tuple[int, ...]) -> FloatArray:
     """(ledger names, draws) what the population prior forecasts for this patient's regions and masses."""
     rung = state_model(state)
-    rng = np.random.default_rng([*seed, 3])
+    rng = np.random.default_rng([*seed, POPULATION])
     theta = population_prior(rung).draws(draws, rng)
     factors = mass_factor_draws(state.evidence, draws, seed)
     return gy_per_mbq(rung, theta, state.evidence.therapy(), dose_matrix(state), factors)
