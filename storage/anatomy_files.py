@@ -14,12 +14,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
+from storage.nifti import read_nifti
 from tdt_core.errors import GeometryError, InputError
 from tdt_core.imaging.regions import alias
 from tdt_core.parameters import Parameter
@@ -163,19 +163,6 @@ def read_nifti_anatomy(ct: Path, labels: Path, sidecar: Path) -> LabelledAnatomy
     _check_names(whole, names)
     source = str(side.get("source", "labelled anatomy from NIfTI files; origin not stated"))
     return LabelledAnatomy(hu.astype(np.float32), affine, whole, names, side["sex"], source)
-
-
-def read_nifti(path: Path) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Array (z, y, x) = (k, j, i) of the file and its affine (k, j, i, 1) to LPS mm. NIfTI itself is (i, j, k) to RAS."""
-    try:
-        image: Any = nib.load(path)
-        data = np.asarray(image.get_fdata(dtype=np.float64))
-    except (nib.filebasedimages.ImageFileError, OSError, EOFError, ValueError) as e:
-        raise InputError("a NIfTI file that cannot be read", expected="a whole .nii or .nii.gz", kind="input.truncated") from e
-    if data.ndim != 3:
-        raise GeometryError(f"a NIfTI of {data.ndim} axes", expected="three", kind="geometry.axes")
-    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.asarray(image.affine, np.float64)
-    return np.ascontiguousarray(data.transpose(2, 1, 0)), lps[:, [2, 1, 0, 3]]
 
 
 def _inferred_affine(shape: tuple[int, ...], spacing_mm: tuple[float, float, float]) -> npt.NDArray[np.float64]:

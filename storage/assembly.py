@@ -229,7 +229,7 @@ def _assemble(
     elif found and k > 0:
         raise InputError(
             f"cycle {k} has {len(found)} scans and no regions",
-            expected="a SEG or RTSTRUCT on the images of one of its scans",
+            expected="a SEG, RTSTRUCT or NIfTI label map on the images of one of its scans",
             remedy="segment one time point of the cycle and export it",
             kind="labels.missing",
         )

@@ -1,8 +1,9 @@
 """From an inbox folder to typed, pseudonymised cycles, or to a refusal with its reason.
 
-The inbox holds mixed DICOM, `administrations.json`, `labs.csv` and/or `labs.fhir.json`, and `calibration.json`; formats and
-reasons of refusal stand in `docs/data-in.md`. Nothing that is not named in a whitelist enters the types. A folder is taken in
-whole or not at all: one refused item refuses the folder, so that no twin ever rests on half a delivery.
+The inbox holds mixed DICOM, NIfTI label maps, `administrations.json`, `labs.csv` and/or `labs.fhir.json`, and
+`calibration.json`; formats and reasons of refusal stand in `docs/data-in.md`. Nothing that is not named in a whitelist enters
+the types. A folder is taken in whole or not at all: one refused item refuses the folder, so that no twin ever rests on half a
+delivery.
 """
 
 from __future__ import annotations

@@ -10,8 +10,9 @@ from pathlib import Path
 from pydicom.dataset import Dataset
 
 from storage.administrations import Given, PatientRecord, read_administrations
+from storage.atomic import sha256_file
 from storage.calibrations import Calibrations, read_calibrations
-from storage.dicom.classify import SeriesFiles, Sorted
+from storage.dicom.classify import LabelMapFiles, SeriesFiles, Sorted
 from storage.dicom.ct_pt import read_ct, read_pt
 from storage.dicom.images import ReadImage
 from storage.dicom.nm import read_nm
@@ -20,6 +21,7 @@ from storage.dicom.rtstruct import read_rtstruct
 from storage.dicom.seg import read_seg
 from storage.labs import Line, merged, read_lab_csv, read_lab_fhir
 from storage.masks import Grid, Mask
+from storage.nifti_regions import read_label_map, read_sidecar
 from storage.quality import QualityItem, item_of
 from storage.vault import Vault
 from tdt_core.errors import IdentityError, InputError, TwinError
@@ -90,7 +92,9 @@ def read_material(files: Sorted, vault: Vault, calibration_file: Path | None, co
         with collector.item("calibration records", [path]):
             calibrations = read_calibrations(path)
     images = _images(files.series, calibrations, vault, collector)
-    masks = _masks(files.series, images, vault, collector)
+    grids = _grids(images)
+    masks = _masks(files.series, grids, vault, collector)
+    masks += _label_maps(files.label_maps, grids, record, vault, collector)
     labs: tuple[Line, ...] = ()
     if record is not None:
         labs = _labs(files.tables, record, vault.pid(authority, record.patient_id), collector)
@@ -190,13 +194,15 @@ def _read(kind: str, data: Sequence[Dataset], calibrations: Calibrations) -> Rea
     return read_ct(data) if kind == "CT" else read_pt(data, calibrations)
 
 
-def _masks(
-    series: Sequence[SeriesFiles], images: Sequence[FoundImage], vault: Vault, collector: Collector
-) -> tuple[FoundMasks, ...]:
+def _grids(images: Sequence[FoundImage]) -> list[Grid]:
     grids = []
     for f in images:
         z, y, x = f.image.array.shape
         grids.append(Grid((z, y, x), f.image.affine, f.image.frame_of_reference, f.image.series_uid))
+    return grids
+
+
+def _masks(series: Sequence[SeriesFiles], grids: Sequence[Grid], vault: Vault, collector: Collector) -> tuple[FoundMasks, ...]:
     found = []
     for s in series:
         if s.kind not in ("SEG", "RTSTRUCT"):
@@ -211,6 +217,20 @@ def _masks(
                     masks, grid, remarks = read_rtstruct(d, grids)
                     collector.findings += remarks
                 found.append(FoundMasks(tuple(masks), grid, name, (path,)))
+    return tuple(found)
+
+
+def _label_maps(
+    files: Sequence[LabelMapFiles], grids: Sequence[Grid], record: PatientRecord | None, vault: Vault, collector: Collector
+) -> tuple[FoundMasks, ...]:
+    found = []
+    for f in files:
+        name = f"NIfTI label map {vault.token('label map', sha256_file(f.path))[:8]}"
+        with collector.item(name, [f.path, f.sidecar]):
+            sidecar = read_sidecar(f.sidecar)
+            _one_person({(sidecar.patient_id, "", "")}, record)
+            masks, grid = read_label_map(f.path, sidecar, grids)
+            found.append(FoundMasks(tuple(masks), grid, name, (f.path, f.sidecar)))
     return tuple(found)
 
 

@@ -15,7 +15,9 @@ from typing import Literal
 
 from pydicom.dataset import Dataset
 
+from storage.atomic import sha256_file
 from storage.dicom.parse import is_dicom, open_file, text, uid
+from storage.nifti import is_nifti_name, stem_of
 from storage.quality import QualityItem, item_of
 from tdt_core.errors import InputError, TwinError
 
@@ -49,6 +51,14 @@ class SeriesFiles:
     headers: tuple[Dataset, ...]
 
 
+@dataclass(frozen=True)
+class LabelMapFiles:
+    """A NIfTI label map and the sidecar that says whose it is and what its labels mean."""
+
+    path: Path
+    sidecar: Path
+
+
 @dataclass(frozen=True, eq=False)
 class Sorted:
     """A sorted folder. `items` are the lines of the quality report so far: what was left out or refused on the way."""
@@ -59,6 +69,7 @@ class Sorted:
     projections: frozenset[str]
     """Studies that hold projections; a refusal only where no reconstruction came with them."""
     findings: tuple[str, ...] = ()
+    label_maps: tuple[LabelMapFiles, ...] = ()
 
 
 def kind_of(d: Dataset) -> Kind:
@@ -99,7 +110,7 @@ def sort_folder(folder: Path) -> Sorted:
     tables: dict[str, Path] = {}
     found: dict[str, list[tuple[Path, Dataset, Kind]]] = {}
     instances: dict[str, Path] = {}
-    projections, findings = set(), []
+    projections, findings, maps = set(), [], []
     for n, path in enumerate(_walk(folder)):
         if n >= MAX_FILES:
             raise InputError(
@@ -125,6 +136,8 @@ def sort_folder(folder: Path) -> Sorted:
                 instances[instance] = path
                 kind = kind_of(d)
                 found.setdefault(uid(d, "SeriesInstanceUID"), []).append((path, d, kind))
+            elif is_nifti_name(path):
+                maps.append(path)
             else:
                 items.append(
                     QualityItem("another file", "left_out", "file.unknown", "no DICOM and no known table", paths=(path,))
@@ -141,7 +154,43 @@ def sort_folder(folder: Path) -> Sorted:
             series.append(_series(series_uid, members))
         except TwinError as e:
             items.append(item_of("series", e, [m[0] for m in members]))
-    return Sorted(tuple(series), tables, tuple(items), frozenset(projections), tuple(sorted(set(findings))))
+    pairs = _label_maps(maps, items, findings)
+    sidecars = {_sidecar(p) for p in maps}
+    items = [i for i in items if i.kind != "file.unknown" or i.paths[0] not in sidecars]
+    return Sorted(tuple(series), tables, tuple(items), frozenset(projections), tuple(sorted(set(findings))), pairs)
+
+
+def _sidecar(path: Path) -> Path:
+    return path.with_name(f"{stem_of(path)}.json")
+
+
+def _label_maps(maps: list[Path], items: list[QualityItem], findings: list[str]) -> tuple[LabelMapFiles, ...]:
+    """NIfTI files with their sidecars; one without is refused, the same pair twice counts once."""
+    pairs: dict[tuple[str, str], LabelMapFiles] = {}
+    names = [_sidecar(p) for p in maps]
+    for path, sidecar in zip(maps, names, strict=True):
+        if sidecar.is_symlink() or not sidecar.is_file() or sidecar.name in TABLES:
+            error = InputError(
+                "a NIfTI file without a sidecar",
+                expected="a JSON file of the same name beside it, with patient, frame of reference and labels",
+                remedy="write the sidecar; a label map alone says neither whose it is nor what its numbers mean",
+                kind="nifti.sidecar_missing",
+            )
+            items.append(item_of("NIfTI label map", error, [path]))
+        elif names.count(sidecar) > 1:
+            error = InputError(
+                "NAME.nii and NAME.nii.gz with one sidecar",
+                expected="one of them",
+                remedy="keep the one in force",
+                kind="file.twice",
+            )
+            items.append(item_of("NIfTI label map", error, [path]))
+        else:
+            key = (sha256_file(path), sha256_file(sidecar))
+            if key in pairs:
+                findings.append("a file came twice with the same bytes; one was dropped")
+            pairs.setdefault(key, LabelMapFiles(path, sidecar))
+    return tuple(pairs[key] for key in sorted(pairs))
 
 
 def _walk(folder: Path) -> Iterator[Path]:

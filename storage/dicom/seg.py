@@ -23,9 +23,11 @@ from tdt_core.twin import Region
 Token = Callable[[str], str]
 """A persistent pseudonym of a text."""
 
+PLAIN_TRACKING = re.compile(r"[A-Za-z]{0,8}[._-]?[0-9]{1,4}[A-Za-z]?")
+"""A tracking id that is a number or short code, and may therefore travel."""
+
 # property types that say nothing about the organ; the anatomic region does then
 _GENERIC = frozenset({"85756007", "T-D0050", "91723000", "113343008", "123037004", "T-D000A"})
-_PLAIN_TRACKING = re.compile(r"[A-Za-z]{0,8}[._-]?[0-9]{1,4}[A-Za-z]?")
 _IN_PLANE_TOLERANCE = 0.02  # voxels
 
 
@@ -224,7 +226,7 @@ def _check_label(n: int, label: str, region: Region) -> None:
 
 def _lesion(n: int, segment: Dataset, token: Token) -> Region:
     tracking = text(segment, "TrackingID")
-    if _PLAIN_TRACKING.fullmatch(tracking):
+    if PLAIN_TRACKING.fullmatch(tracking):
         return lesion_region(tracking)
     persistent = text(segment, "TrackingUID")
     if not persistent:
