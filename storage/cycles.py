@@ -60,4 +60,3 @@ def _plain(intake: Intake, cycle: CycleIntake) -> dict[str, Any]:
         "digests": sorted(cycle.digests),
         "findings": list(cycle.findings) + list(intake.findings),
     }
-
