@@ -63,7 +63,8 @@ def test_a_server_that_never_answers_is_given_up(tmp_path: Path) -> None:
 
 
 OWNER = """
-    import sys, time
+    import signal, sys, time
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell hands its children SIGINT ignored
     from pathlib import Path
     from flows.services import Server, stopped_by_signals
     folder = Path(sys.argv[1])
