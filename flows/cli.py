@@ -1,6 +1,6 @@
 """The command line: commands are thin and import what they need when they run, so that `tdt --help` stays quick.
 
-Exit codes: 0 done; 1 failed; 2 wrong usage; 3 input refused or quarantined; 4 no recommendation or check not passed;
+Exit codes: 0 done; 1 failed; 2 wrong usage; 3 input refused or quarantined; 4 a check did not pass;
 5 another process moved the same twin first; 130 interrupted.
 """
 

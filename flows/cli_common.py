@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from storage.twins import TwinStore
 
 EXIT_NO = 4
-"""A check did not pass, or there is no recommendation."""
+"""A check did not pass."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object, for scripts.")]
 
@@ -55,6 +55,17 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
 def say(words: str) -> None:
     """One line for a person, as it is."""
     print(words)
+
+
+def say_markdown(words: str) -> None:
+    """Markdown for a person, laid out."""
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 200
+    console.print(Markdown(words))
 
 
 def resolved(folder: Path) -> Path:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 
-from flows.cli_common import EXIT_NO, AsJson, print_json, print_table, say, settings_and_store
+from flows.cli_common import EXIT_NO, AsJson, print_json, print_table, say, say_markdown, settings_and_store
 
 StateArgument = Annotated[str, typer.Argument(help="State id, or its first digits.")]
 PatientArgument = Annotated[str, typer.Argument(help="Pseudonym, as `tdt twin list` prints it.")]
@@ -107,6 +108,9 @@ def as_of(
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     _, store = settings_and_store()
     chain = store.as_of(_known(store, patient), moment)
+    if not chain and not as_json:
+        say(f"nothing was known of this patient at {moment.isoformat()}")
+        return
     _print_chain(f"Twin {patient} as known at {moment.isoformat()}", store, chain, as_json)
 
 
@@ -173,6 +177,21 @@ def verify(
         raise typer.Exit(EXIT_NO)
 
 
+def _plain_lines(value: Mapping[str, Any], indent: str) -> list[str]:
+    """A mapping of an identity for a person: one line per name, deeper ones indented."""
+    lines = []
+    for name, entry in value.items():
+        if isinstance(entry, Mapping):
+            lines += [f"{indent}{name}:", *_plain_lines(entry, indent + "  ")]
+        elif isinstance(entry, list) and any(isinstance(item, Mapping) for item in entry):
+            for item in entry:
+                lines += [f"{indent}{name}:", *_plain_lines(item, indent + "  ")]
+        else:
+            words = ", ".join(map(str, entry)) if isinstance(entry, list) else "none" if entry is None else str(entry)
+            lines.append(f"{indent}{name}: {words}")
+    return lines
+
+
 def explain_state(state: StateArgument, as_json: AsJson = False) -> None:
     """What a state rests on: inputs, code, prior, parents, decision."""
     from flows.explain import explain
@@ -187,8 +206,9 @@ def explain_state(state: StateArgument, as_json: AsJson = False) -> None:
     say(f"  cycle {head['cycle']} of {head['pid']}, model {head['model']}, known since {head['knowledge_time']}")
     if head["reason"]:
         say(f"  refit because: {head['reason']}")
-    say(f"  prior: {told['prior']}")
-    say(f"  settings: {told['settings']}, root seed {told['root_seed']}")
+    for line in _plain_lines({name: told[name] for name in ("prior", "settings")}, "  "):
+        say(line)
+    say(f"  root seed: {told['root_seed']}")
     for name, value in told["code"].items():
         say(f"  {name}: {value}")
     for parent in told["parents"]:
@@ -256,11 +276,14 @@ def sign_state(
 
     settings, store = settings_and_store()
     state_id = store.find(state)
+    # told before a person has typed five answers
+    sign.check_newest(store, state_id)
     if not as_json:
-        say(sign.description(store.load(state_id).proposal, state_id))
+        say_markdown(sign.description(store.load(state_id).proposal, state_id))
     # nothing but digits that a person typed counts as having seen the state
     shown = state if len(state) >= sign.SHOWN_DIGITS else typer.prompt(f"repeat the state ({sign.SHOWN_DIGITS} digits)")
-    decision = decision or typer.prompt("decision (signed, changed, refused)")
+    decision = decision or str(typer.prompt("decision (signed, changed, refused)"))
+    sign.check_kind(decision)
     if activity_mbq is None:
         activity_mbq = typer.prompt("activity in MBq (0 when refused)", type=float)
     answer = sign.Answer(

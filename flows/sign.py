@@ -71,6 +71,24 @@ def concerns(proposal: Proposal | None, activity_mbq: float) -> tuple[str, ...]:
     return tuple(found)
 
 
+def check_kind(decision: str) -> None:
+    """Raises InputError `decision.incomplete` for a word that is no decision."""
+    if decision not in get_args(Kind):
+        raise InputError(f"a decision {decision!r}", expected=f"one of {', '.join(get_args(Kind))}", kind="decision.incomplete")
+
+
+def check_newest(store: TwinStore, state_id: str) -> None:
+    """Raises ConflictError `decision.superseded` when the state is no longer the newest of its patient."""
+    newest = store.head(store.info(state_id).pid)
+    if newest != state_id:
+        raise ConflictError(
+            f"state {state_id[:12]} is superseded",
+            expected=f"the newest state {(newest or '')[:12]}",
+            remedy="look at the newest proposal and decide on that",
+            kind="decision.superseded",
+        )
+
+
 def check(store: TwinStore, answer: Answer) -> Decision:
     """Turn an answer into a decision, or refuse it with a reason.
 
@@ -79,23 +97,14 @@ def check(store: TwinStore, answer: Answer) -> Decision:
     InputError : `decision.incomplete`, `decision.contradiction`, `decision.range`, `decision.accept`.
     ConflictError : `decision.superseded` when the state is no longer the newest of its patient.
     """
-    if answer.decision not in get_args(Kind):
-        raise InputError(
-            f"a decision {answer.decision!r}", expected=f"one of {', '.join(get_args(Kind))}", kind="decision.incomplete"
-        )
+    check_kind(answer.decision)
     if len(answer.state.strip()) < SHOWN_DIGITS:
         raise InputError(
             "the state shown is not repeated", expected=f"at least {SHOWN_DIGITS} digits of it", kind="decision.incomplete"
         )
     state_id = store.find(answer.state.strip())
+    check_newest(store, state_id)
     state = store.load(state_id)
-    if store.head(state.pid) != state_id:
-        raise ConflictError(
-            f"state {state_id[:12]} is superseded",
-            expected=f"the newest state {(store.head(state.pid) or '')[:12]}",
-            remedy="look at the newest proposal and decide on that",
-            kind="decision.superseded",
-        )
     reason, activity = answer.reason.strip(), None
     if answer.decision == "refused":
         if answer.activity_mbq != 0:
@@ -109,7 +118,7 @@ def check(store: TwinStore, answer: Answer) -> Decision:
             raise InputError(
                 "; ".join(against),
                 expected="nothing that speaks against the activity, or an explicit acceptance of it",
-                remedy="choose another activity, or answer again with accepts_exceeded_limits and the reason",
+                remedy="choose another activity, or accept this one (`--accept-exceeded-limits`, or in the form) and say why",
                 kind="decision.accept",
             )
         if against:

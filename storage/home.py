@@ -147,7 +147,11 @@ def open_home(
     home = Home(Path(root).expanduser().resolve())
     schema = home.root / "schema"
     if not create and not schema.exists():
-        raise StoreError("there is no twin store in this folder", remedy="set TDT_HOME, or run once", kind="store.missing")
+        raise StoreError(
+            "there is no twin store in this folder",
+            remedy="name the folder with `--home FOLDER` before the command (`tdt demo` prints its own), or take a patient in",
+            kind="store.missing",
+        )
     with disk_errors("opening TDT_HOME"):
         if not schema.exists() or any(not (home.root / f).is_dir() for f in FOLDERS):
             home.root.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -17,6 +17,6 @@ BENCHES = {
 def bench(name: str) -> tuple[Callable[..., dict[str, Any]], Callable[[dict[str, Any]], str]]:
     """`run` and `describe` of a benchmark. Raises SettingsError for an unknown name."""
     if name not in BENCHES:
-        raise SettingsError(f"no benchmark named {name!r}", expected=f"one of {sorted(BENCHES)}", kind="settings.bench")
+        raise SettingsError(f"no benchmark named {name!r}", expected=", ".join(sorted(BENCHES)), kind="settings.bench")
     module = import_module(BENCHES[name])
     return module.run, module.describe

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from flows import cli_twin
 from flows.bench_options import options
 from flows.cli import exit_code, main
 from flows.settings import Settings
@@ -70,7 +71,7 @@ def test_an_error_says_what_was_found_and_what_to_do(capsys: pytest.CaptureFixtu
     said = capsys.readouterr()
     assert said.out == ""
     assert "store.missing" in said.err
-    assert "do: set TDT_HOME" in said.err
+    assert "do: name the folder with `--home FOLDER`" in said.err
     code, told = called(capsys, "twin", "list")
     assert code == 1
     assert told["error"]["kind"] == "store.missing"
@@ -174,6 +175,34 @@ def test_sign_fills_nothing_in_and_asks_for_every_missing_field(
     words = [w for pair in full.items() for w in pair]
     assert call(capsys, "sign", state.id[:6], *words)[0] == 1
     assert asked[-1][0].startswith("repeat the state")
+
+
+def test_an_identity_is_told_line_by_line() -> None:
+    told = {"prior": {"origin": "ab"}, "settings": {"limits": [{"organ": "kidneys", "alpha_beta_gy": None}], "range": [1, 2]}}
+    assert cli_twin._plain_lines(told, "") == [
+        *("prior:", "  origin: ab", "settings:"),
+        *("  limits:", "    organ: kidneys", "    alpha_beta_gy: none", "  range: 1, 2"),
+    ]
+
+
+def test_sign_refuses_a_superseded_state_and_an_unknown_word_before_it_asks_further(
+    capsys: pytest.CaptureFixture[str], store: TwinStore, commit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import typer
+
+    first = commit()
+    newest = commit(cycle=2, parent=first.id)
+    asked: list[str] = []
+
+    def prompt(text: str, **_: Any) -> str:
+        asked.append(text)
+        return "yes"
+
+    monkeypatch.setattr(typer, "prompt", prompt)
+    assert call(capsys, "sign", first.id)[0] == 5
+    assert asked == []
+    assert call(capsys, "sign", newest.id)[0] == 3
+    assert len(asked) == 1
 
 
 def test_doctor_answers_as_one_object(capsys: pytest.CaptureFixture[str], site: Settings) -> None:
