@@ -23,7 +23,7 @@ def header(state: TwinState, info: StateInfo, decision: Decision | None) -> Mark
     lines = Markup("").join(Markup("<li>{}</li>").format(line) for line in verdict["lines"])
     return Markup(
         '<div class="note">patient <span class="mono">{pid}</span> · cycle {cycle} · state <span class="mono">{id}</span> · '
-        "data to {valid} from the first therapy · known since {known} · model {model}</div>"
+        "began {valid} from the first therapy · known since {known} · model {model}</div>"
         '<div class="verdict {tone}"><div class="top"><h2>{headline}</h2><span class="chip">{chip}</span></div>'
         "<ul>{lines}</ul></div>"
     ).format(

@@ -122,7 +122,7 @@ class SliceViewer:
         unit = "% of the voxel mean" if relative else "Gy"
         self.caption.object = (
             f'<p class="note">Unit: {unit}. State <span class="mono">{self.state.id[:12]}'
-            f"</span>, cycle {self.state.cycle}, data to day {self.state.valid_time_h / 24:.0f}. Slice {index + 1} of "
+            f"</span>, cycle {self.state.cycle}, began on day {self.state.valid_time_h / 24:.0f}. Slice {index + 1} of "
             f"{self.view.dose.shape[axis]}. Patient's right is on the left. Research use only.</p>"
         )
 

@@ -148,7 +148,7 @@ def administration(state: TwinState) -> list[tuple[str, str]]:
     for a in state.evidence.administrations:
         words = "Therapy" if a.intent == "therapy" else "Imaging agent"
         amount = "ligand amount not recorded" if a.amount_nmol is None else f"{plain(a.amount_nmol)} nmol ligand"
-        rows.append((words, f"{a.product} ({a.nuclide}), {a.route}, {hours(a.time_h)} from the origin"))
+        rows.append((words, f"{a.product} ({a.nuclide}), {a.route}, {hours(a.time_h)} from the first therapy administration"))
         net = f"{activity(a.activity_mbq)} − {plain(a.residual_mbq)} residual = {activity(a.net_activity_mbq)} MBq"
         rows.append(("Activity", f"{net}; {amount}"))
     return rows

@@ -154,7 +154,7 @@ def test_an_open_proposal_waits_and_nothing_is_filled_in(state: TwinState, page:
     block = page[page.index('class="sign"') :]
     assert proposed not in text_of(block)
     assert "<input" not in block
-    assert block.count("(required)") == 4
+    assert block.count("(required)") == 5
 
 
 @pytest.mark.parametrize(
