@@ -211,7 +211,7 @@ def region_activities(
         activity = float(corrected.activity[i])
         value, budget = _budget(activity, float(noise[i]), q.calibration_rel_sd, float(partial[i]), shifted, moved)
         if budget.total > 0.5:
-            findings.append(f"{name} at {scan.time_h:.1f} h: activity known to {budget.total:.0%} only")
+            findings.append(f"{name} {scan.time_h:.1f} h after the first therapy: activity known to {budget.total:.0%} only")
         out.append(_activity(scan, q, name, value * scale, float(corrected.raw[i]) * scale, budget))
     return tuple(out), corrected, tuple(findings)
 
