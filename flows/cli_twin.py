@@ -269,6 +269,7 @@ def sign_state(
     accept_exceeded_limits: Annotated[
         bool | None, typer.Option("--accept-exceeded-limits/--no-accept-exceeded-limits", help="Accept what speaks against it.")
     ] = None,
+    correct: Annotated[str, typer.Option(help="Why the standing decision no longer holds; both are kept.")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Answer a state's proposal. Every field that is not given is asked for; nothing is filled in."""
@@ -295,7 +296,12 @@ def sign_state(
         reason=reason or typer.prompt("reason"),
         accepts_exceeded_limits=_accepts(store, state_id, decision, activity_mbq, accept_exceeded_limits),
     )
-    kept = sign.answer(settings, store, answer)
+    kept = sign.answer(settings, store, answer, correct)
+    if (settings.home / "derived" / state_id).exists():
+        from flows import derived
+        from flows.site import open_site
+
+        derived.make(open_site(settings), state_id)  # its report now shows the decision
     if as_json:
         print_json(kept)
     else:

@@ -133,9 +133,15 @@ def check(store: TwinStore, answer: Answer) -> Decision:
     )
 
 
-def record(settings: Settings, store: TwinStore, given: Answer) -> DecisionRecord:
-    """Check an answer, keep it, tell the index; the same answer twice is one decision."""
-    kept = store.decide(check(store, given), time=now())
+def record(settings: Settings, store: TwinStore, given: Answer, correction: str = "") -> DecisionRecord:
+    """Check an answer, keep it, tell the index; the same answer twice is one decision.
+
+    correction : why the decision that stands no longer holds; the new one then follows it, and both stay in the record.
+    """
+    decision = check(store, given)
+    standing = store.decision_record(decision.state) if correction.strip() else None
+    replaces = None if standing is None or standing.decision == decision else standing.id
+    kept = store.decide(decision, time=now(), replaces=replaces, replace_reason=correction if replaces else "")
     # a failing index never undoes a decision: the store keeps a note, and the next run tells it
     catch_up(store, settings.tracking_uri)
     return kept
@@ -190,13 +196,13 @@ def sign_off_key(state_id: str, attempt: int) -> str:
     return f"sign-{state_id[:SHOWN_DIGITS]}-{attempt}"
 
 
-def answer(settings: Settings, store: TwinStore, given: Answer) -> dict[str, Any]:
+def answer(settings: Settings, store: TwinStore, given: Answer, correction: str = "") -> dict[str, Any]:
     """Check an answer, keep it, and let the suspended run of the state, where there is one, find it.
 
     The decision is written here, under our own checks, before the run is told: a server that is down or a run that fails
     afterwards cannot lose it, and the run finds the decision standing and ends.
     """
-    kept = record(settings, store, given)
+    kept = record(settings, store, given, correction)
     api = settings.prefect_api or served_api(settings)
     # a server that is down has nothing to tell: its next look at the inbox closes the run
     if api and answers(f"{api}/health"):

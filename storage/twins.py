@@ -137,7 +137,7 @@ class TwinStore(TwinReader):
             if standing is not None and replaces is None:
                 raise ConflictError(
                     f"a decision already stands on state {decision.state[:12]}",
-                    remedy="name the record that the new decision replaces, and why",
+                    remedy="name the record that the new decision replaces, and why (`tdt sign STATE --correct WHY`)",
                     kind="decision.second",
                 )
             if replaces != (None if standing is None else standing.id):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from flows import sign
-from flows.sign import Answer
+from flows.sign import Answer, record
 from storage.decisions import DecisionRecord
 from storage.twins import TwinStore, now
 from tdt_core.errors import ConflictError, InputError
@@ -120,6 +120,19 @@ def test_the_same_answer_twice_is_one_decision_and_another_answer_a_conflict(sto
     assert keep(store, answer(state)).id == first.id
     with pytest.raises(ConflictError, match="already stands"):
         keep(store, answer(state, decision="refused", activity_mbq=0.0))
+
+
+def test_a_correction_with_its_reason_follows_the_decision_that_stands_and_both_are_kept(
+    site, store: TwinStore, commit
+) -> None:
+    shown = commit()
+    first = record(site, store, answer(shown))
+    corrected = answer(shown, decision="refused", activity_mbq=0.0, reason="platelets came back low")
+    kept = record(site, store, corrected, "a result arrived after the signature")
+    assert kept.replaces == first.id
+    assert store.decision(shown.id).kind == "refused"
+    assert len(store.decisions(shown.pid)) == 2
+    assert store.verify() == ()
 
 
 def test_only_the_newest_unanswered_proposal_waits(store: TwinStore, commit) -> None:
