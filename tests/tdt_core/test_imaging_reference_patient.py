@@ -86,6 +86,6 @@ def test_budgets_of_several_patients_are_neither_boastful_nor_idle(first: int) -
     for organs, rows in groups.items():
         errors, sds = np.array(rows).T
         z = errors / sds
-        assert abs(np.median(errors)) < 0.12, organs
+        assert abs(np.median(errors)) < 0.08, organs
         assert 0.4 < np.sqrt((z**2).mean()) < 1.5, organs
         assert (np.abs(z) < 1.645).mean() > 0.75, organs
