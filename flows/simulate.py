@@ -41,7 +41,7 @@ GIVEN = "given"
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """A finished run. `data` as `tdt_core.kinetics.simulate` gives it, summed over parts, at `times_h` and at finer times."""
+    """A finished run. `data` as `tdt_core.kinetics.simulation` gives it, summed over parts, at `times_h` and at finer times."""
 
     virtual: Virtual
     schedule: tuple[Administration, ...]

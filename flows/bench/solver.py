@@ -22,7 +22,7 @@ from tdt_core.kinetics import sbml
 from tdt_core.kinetics.lanes import LANES
 from tdt_core.kinetics.pbrpk import PBRPK, pbrpk
 from tdt_core.kinetics.rosenbrock import Solution, solve
-from tdt_core.kinetics.simulate import Run, plan
+from tdt_core.kinetics.simulation import Run, plan
 from tdt_core.twin import Administration
 
 FloatArray = npt.NDArray[np.float64]

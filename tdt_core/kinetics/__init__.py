@@ -9,7 +9,7 @@ from tdt_core.kinetics import sum_of_exponentials as _sum_of_exponentials
 from tdt_core.kinetics.ladder import KineticModel, log_jacobian_by_differences, register, rung_for, rungs, to_natural
 from tdt_core.kinetics.pbrpk import pbrpk as model
 from tdt_core.kinetics.sensitivity import sensitivities
-from tdt_core.kinetics.simulate import simulate, simulate_batch
+from tdt_core.kinetics.simulation import simulate, simulate_batch
 
 __all__ = [
     "KineticModel",

@@ -19,7 +19,7 @@ from tdt_core.dosimetry.units import JOULE_PER_MBQ_H_KEV
 from tdt_core.errors import EstimationError
 from tdt_core.kinetics.pbrpk import PBRPK, SINK, VENOUS
 from tdt_core.kinetics.population import OWN, Population
-from tdt_core.kinetics.simulate import simulate_batch
+from tdt_core.kinetics.simulation import simulate_batch
 from tdt_core.nuclides import nuclide
 from tdt_core.parameters import packaged_csv
 from tdt_core.twin import Administration

@@ -15,7 +15,7 @@ import xarray as xr
 
 from tdt_core.errors import EstimationError, ModelError
 from tdt_core.kinetics.rosenbrock import Solution, solve
-from tdt_core.kinetics.simulate import OdeModel, Run, dataset, plan, with_decay
+from tdt_core.kinetics.simulation import OdeModel, Run, dataset, plan, with_decay
 from tdt_core.twin import Administration
 
 FloatArray = npt.NDArray[np.float64]

@@ -9,7 +9,7 @@ from tdt_core.errors import EstimationError, ModelError, TwinError
 from tdt_core.kinetics.clinical_levels import SD_FACTOR, calibrate, cohort, levels, outcomes, target, trends
 from tdt_core.kinetics.pbrpk import COMPLEX, SINK, VENOUS, pbrpk
 from tdt_core.kinetics.population import population
-from tdt_core.kinetics.simulate import simulate, simulate_batch
+from tdt_core.kinetics.simulation import simulate, simulate_batch
 from tdt_core.twin import Administration
 
 REFERENCE, PSMA = pbrpk("psma_reference"), pbrpk("psma")

@@ -14,7 +14,7 @@ from tdt_core.errors import InputError, ModelError
 from tdt_core.kinetics import sbml
 from tdt_core.kinetics.network import Binding, Network, Pool, State, Transfer
 from tdt_core.kinetics.pbrpk import TABLES, pbrpk
-from tdt_core.kinetics.simulate import simulate
+from tdt_core.kinetics.simulation import simulate
 from tdt_core.nuclides import nuclide
 from tdt_core.twin import Administration
 

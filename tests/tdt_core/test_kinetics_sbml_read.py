@@ -13,7 +13,7 @@ from tdt_core.errors import ModelError
 from tdt_core.kinetics import sbml
 from tdt_core.kinetics.pbrpk import pbrpk
 from tdt_core.kinetics.sbml.laws import Affine, Form, NotMassAction, Scalar, constant, form_of, name
-from tdt_core.kinetics.simulate import simulate
+from tdt_core.kinetics.simulation import simulate
 from tdt_core.twin import Administration
 
 # --- files

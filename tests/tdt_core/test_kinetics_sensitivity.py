@@ -6,7 +6,7 @@ import pytest
 from tdt_core.errors import ModelError
 from tdt_core.kinetics.pbrpk import pbrpk
 from tdt_core.kinetics.sensitivity import fisher_information, sensitivities
-from tdt_core.kinetics.simulate import simulate_batch
+from tdt_core.kinetics.simulation import simulate_batch
 from tdt_core.twin import Administration
 
 MODEL = pbrpk("psma_reference")

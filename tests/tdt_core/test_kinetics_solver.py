@@ -21,7 +21,7 @@ from tdt_core.errors import EstimationError, InputError, ModelError, TwinError
 from tdt_core.kinetics.network import Network, Transfer
 from tdt_core.kinetics.pbrpk import SINK, pbrpk
 from tdt_core.kinetics.rosenbrock import FIRST_STEP_MIN, LANES, Course, solve
-from tdt_core.kinetics.simulate import simulate, simulate_batch
+from tdt_core.kinetics.simulation import simulate, simulate_batch
 from tdt_core.kinetics.symbolic import tables
 from tdt_core.nuclides import nuclide
 from tdt_core.twin import Administration

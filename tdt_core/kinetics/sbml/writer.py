@@ -25,7 +25,7 @@ from tdt_core.errors import ModelError
 from tdt_core.kinetics.network import Network
 from tdt_core.kinetics.rules import RuleTable
 from tdt_core.kinetics.sbml.document import ANNOTATION
-from tdt_core.kinetics.simulate import OdeModel, check_schedule
+from tdt_core.kinetics.simulation import OdeModel, check_schedule
 from tdt_core.nuclides import nuclide as nuclide_of
 from tdt_core.twin import Administration
 
