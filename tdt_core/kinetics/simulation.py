@@ -362,7 +362,7 @@ def dataset(run: Run, found: Solution) -> xr.Dataset:
         passed = np.maximum(run.times_h - given[0].time_h, 0.0)
         activity = [total * share * np.exp(-_decay_per_h(nuclides[0]) * passed)]
         tia = [integrals[:, 0] * share / MIN_PER_H]
-    hot = [a / _mbq_per_nmol(n) for a, n in zip(activity, nuclides, strict=True)]
+    hot = [a / nuclide(n).mbq_per_nmol for a, n in zip(activity, nuclides, strict=True)]
     stacked = {
         "amount_nmol": np.stack([total, *hot], axis=1),
         "activity_mbq": np.stack([sum(activity), *activity], axis=1),
@@ -384,8 +384,3 @@ def dataset(run: Run, found: Solution) -> xr.Dataset:
         attrs={"end_h": run.end_h},
     )
     return data if run.parts != ("",) else data.isel(part=0, drop=True)
-
-
-def _mbq_per_nmol(name: str) -> float:
-    """Activity of 1 nmol of a pure nuclide: N_A lambda 1e-9 / 1e6."""
-    return 6.02214076e23 * 1e-9 * _decay_per_h(name) / 3600.0 / 1e6

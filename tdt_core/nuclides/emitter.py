@@ -10,6 +10,9 @@ from tdt_core.nuclides.chains import Progeny, decays_per_parent_decay
 from tdt_core.nuclides.icrp107 import half_life_h, lines, normalise_name, record
 from tdt_core.nuclides.spectra import Spectrum, electron_spectrum, join, photon_spectrum
 
+AVOGADRO = 6.02214076e23
+"""Atoms per mol, exact by the definition of the mole (SI, 2019)."""
+
 SOURCE = "ICRP Publication 107 (Endo and Eckerman 2008), through the Python package icrp107-database"
 
 
@@ -36,6 +39,11 @@ class Nuclide:
     def decay_constant_per_h(self) -> float:
         """ln 2 / half-life, 1/h."""
         return math.log(2.0) / self.half_life_h
+
+    @property
+    def mbq_per_nmol(self) -> float:
+        """Activity of 1 nmol of the pure nuclide, MBq."""
+        return AVOGADRO * 1e-9 * self.decay_constant_per_h / 3600.0 / 1e6
 
     @property
     def local_energy_kev(self) -> float:

@@ -34,7 +34,7 @@ SCHEDULES = {
 
 def per_mbq(isotope):
     """nmol of a pure nuclide with an activity of 1 MBq."""
-    return 1e6 * 3600.0 / nuclide(isotope).decay_constant_per_h / 6.02214076e14
+    return 1.0 / nuclide(isotope).mbq_per_nmol
 
 
 def run(text, times_h, outputs):

@@ -48,7 +48,7 @@ def decay_per_h(name):
 
 
 def mbq_per_nmol(name):
-    return 6.02214076e23 * 1e-9 * decay_per_h(name) / 3600.0 / 1e6
+    return float(nuclide(name).mbq_per_nmol)
 
 
 # --- explicit solves

@@ -73,3 +73,7 @@ def test_every_packaged_branch_is_that_of_radioactivedecay():
 def test_a_chain_outside_the_packaged_table_is_looked_up():
     assert dict(branches("Sr-90")) == pytest.approx({"Y-90": 1.0})
     assert decays_per_parent_decay("Sr-90") == pytest.approx({"Sr-90": 1.0, "Y-90": 1.0})
+
+
+def test_one_nmol_of_pure_lu177_is_the_published_activity():
+    assert nuclide("Lu-177").mbq_per_nmol == pytest.approx(726.8, abs=0.05)  # at a half-life of 6.647 d

@@ -30,7 +30,6 @@ from tdt_core.nuclides import nuclide as nuclide_of
 from tdt_core.twin import Administration
 
 MIN_PER_H = 60.0
-NMOL_PER_ATOM = 1e9 / 6.02214076e23
 
 _UNITS: Mapping[str, tuple[tuple[int, int, int, float], ...]] = {
     # id -> (kind, exponent, scale, multiplier)
@@ -185,7 +184,7 @@ def _dose(a: Administration, labels: tuple[str, ...], hot: Mapping[str, str], or
     if len(labels) == 1:
         return _Dose(start_min, duration_min, {labels[0]: total}, {})
     label = next(n for n in labels[:-1] if hot[n] == a.nuclide)
-    radioactive = a.net_activity_mbq * 1e6 * 60.0 / _decay_per_min(a.nuclide) * NMOL_PER_ATOM
+    radioactive = a.net_activity_mbq / nuclide_of(a.nuclide).mbq_per_nmol
     if radioactive > total * (1 + 1e-9):
         raise ModelError(
             f"{a.net_activity_mbq:g} MBq of {a.nuclide} at {a.time_h:g} h are {radioactive:g} nmol, of {total:g} nmol ligand",
