@@ -11,8 +11,10 @@ template says which sub-compartments an organ has and which rules it takes:
     dN/dt = lambda_int B - lambda_rel N                     to the sink if release is lost
 
 Kidney, with filtered flow g phi, of which the share f is excreted: V loses g phi V/v to I; I loses g phi f I/i to the sink and
-g phi (1 - f) I/i to X; X returns g phi (1 - f) X/x to V. Amounts in nmol of a label's ligand, decay-free; time in min, volumes
-in L, flows of serum in L/min.
+g phi (1 - f) I/i to X; X returns g phi (1 - f) X/x to V. Where a model has the quantity `trapped_share` s of kidneys, s of what
+is taken up stays in the cells of the tubules, as T: dT/dt = s g phi (1 - f) I/i - lambda_trapped T, to where released ligand
+goes; 1 - s of it passes through X. Amounts in nmol of a label's ligand, decay-free; time in min, volumes in L, flows of
+serum in L/min.
 
 Options: `release`, and `plasma_binding` to proteins. As a free fraction, V and I count free and bound ligand together, and PS,
 g phi into the lumen and k_on are multiplied by the free fraction of where they take ligand from. As albumin, V and I count free
@@ -57,6 +59,9 @@ PLASMA_BINDING: Mapping[PlasmaBinding, str] = {
     "albumin": "pbrpk_albumin.csv",
 }
 """Rules that the option `plasma_binding` adds."""
+
+TRAPPED = "trapped"
+"""Part of kidneys that holds what the cells of the tubules took up and keep, in models that have `trapped_share`."""
 
 COMPLEX, TISSUE_COMPLEX = "complex", "interstitial_complex"
 """Parts that hold ligand bound to albumin, in vessels and in tumour interstitium."""
@@ -366,13 +371,16 @@ class PBRPK:
             Flow(vessels, end, f"{o}.outflow", v, blood=True),
         ]
         if "intracellular" in organ.parts:
-            cells = (o, "intracellular")
+            cells, passed = (o, "intracellular"), f"{o}.{'passed_flow' if self._traps(o) else 'reabsorbed_flow'}"
             out += [
                 Flow(vessels, tissue, f"{o}.{'free_filtered_flow' if self._by_fraction else 'filtered_flow'}", v),
                 Flow(tissue, sink, f"{o}.excreted_flow", i),
-                Flow(tissue, cells, f"{o}.reabsorbed_flow", i),
-                Flow(cells, vessels, f"{o}.reabsorbed_flow", f"{o}.intracellular_volume"),
+                Flow(tissue, cells, passed, i),
+                Flow(cells, vessels, passed, f"{o}.intracellular_volume"),
             ]
+            if self._traps(o):
+                kept, freed = (o, TRAPPED), (sink if self.release == "lost" else tissue)
+                out += [Flow(tissue, kept, f"{o}.trapped_flow", i), Flow(kept, freed, f"{o}.lambda_trapped")]
         else:
             leave, enter = ("PS_of_plasma", "PS_of_tissue") if self._by_fraction else ("PS", "PS")
             out += [Flow(vessels, tissue, f"{o}.{leave}", v), Flow(tissue, vessels, f"{o}.{enter}", i)]
@@ -398,6 +406,9 @@ class PBRPK:
             out.append(Flow(vessels, tissue, f"{organ}.PS_albumin", f"{organ}.vascular_volume"))
             out.append(Flow(tissue, vessels, f"{organ}.PS_albumin", f"{organ}.interstitial_volume"))
         return out
+
+    def _traps(self, organ: str) -> bool:
+        return f"{organ}.trapped_flow" in self.table
 
     @property
     def _by_fraction(self) -> bool:
@@ -500,6 +511,7 @@ class PBRPK:
             return depth
 
         parts = {SINK: ("pool",)} | {o.name: o.parts for o in sorted(self.organs, key=rank)}
+        parts |= {o: (TRAPPED, *parts[o]) for o in parts if self._traps(o)}
         if self.plasma_binding == "albumin":
             for organ in self.organs:
                 outside = (TISSUE_COMPLEX,) if organ.template == "tumour" else ()
