@@ -25,23 +25,32 @@ ligand, and each vascular space and tumour interstitium also holds its complex w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 
 from tdt_core.errors import ModelError
+from tdt_core.kinetics.anatomy import (
+    ARTERIAL,
+    SINK,
+    TEMPLATES,
+    VENOUS,
+    Organ,
+    Template,
+    organ_of_row,
+    outflow,
+    rules_given,
+    rules_of,
+)
 from tdt_core.kinetics.ligands import ligand_rules, receptor_of
-from tdt_core.kinetics.network import Binding, Network, Pool, Transfer, states_of
-from tdt_core.kinetics.rules import Array, Quantities, Rule, RuleTable, number_text, rule_of_row
+from tdt_core.kinetics.network import Network
+from tdt_core.kinetics.rules import Array, Quantities, Rule, RuleTable, rule_of_row
+from tdt_core.kinetics.structure import COMPLEX, Flow, PlasmaBinding, Release, Structure
 from tdt_core.parameters import Parameter, ParameterTable, packaged_csv
 
-Release = Literal["lost", "recycled"]
-PlasmaBinding = Literal["none", "free_fraction", "albumin"]
-
-ARTERIAL, VENOUS, SINK = "arterial_pool", "venous_pool", "excreted_or_lost"
 COMMON = ("body", "blood", "ligand")
 
 TABLES: Mapping[str, tuple[str, ...]] = {
@@ -54,137 +63,16 @@ TABLES: Mapping[str, tuple[str, ...]] = {
 LIGAND: Mapping[str, str] = {"sstr": "DOTATATE"}
 """Model -> the ligand that it starts with; the others' tables hold a PSMA ligand's rows themselves."""
 
+VARIANTS: dict[str, tuple[str, Callable[[PBRPK], PBRPK]]] = {}
+"""Model -> the one of TABLES that it is made from, and how; see `lumping`."""
+
 PLASMA_BINDING: Mapping[PlasmaBinding, str] = {
     "free_fraction": "pbrpk_plasma_binding.csv",
     "albumin": "pbrpk_albumin.csv",
 }
 """Rules that the option `plasma_binding` adds."""
-
 TRAPPED = "trapped"
 """Part of kidneys that holds what the cells of the tubules took up and keep, in models that have `trapped_share`."""
-
-COMPLEX, TISSUE_COMPLEX = "complex", "interstitial_complex"
-"""Parts that hold ligand bound to albumin, in vessels and in tumour interstitium."""
-
-
-@dataclass(frozen=True)
-class Template:
-    """What organs of one kind share.
-
-    Attributes
-    ----------
-    parts : sub-compartments, from inner to outer: eliminated in this order the Jacobian hardly fills.
-    sets : sets of rules (`[set].quantity` in the tables), of which a later one replaces an earlier one's.
-    groups : groups that its organs belong to, for `sum(group.quantity)`.
-    """
-
-    parts: tuple[str, ...]
-    sets: tuple[str, ...]
-    groups: tuple[str, ...] = ()
-
-
-_EXCHANGE = ("interstitial", "vascular")
-_RECEPTOR = ("internalised", "bound", *_EXCHANGE)
-_KIDNEY = ("internalised", "bound", "intracellular", *_EXCHANGE)
-_NORMAL = ("normal", "systemic")
-
-TEMPLATES: Mapping[str, Template] = {
-    "exchange": Template(_EXCHANGE, ("vessels", "organ", "permeable", "exchange"), _NORMAL),
-    "receptor": Template(_RECEPTOR, ("vessels", "organ", "permeable", "solid", "receptor"), _NORMAL),
-    "tumour": Template(_RECEPTOR, ("vessels", "organ", "permeable", "solid", "receptor", "tumour"), ("tumours",)),
-    "kidney": Template(
-        ("internalised", "bound", "intracellular", *_EXCHANGE), ("vessels", "organ", "solid", "receptor", "kidney"), _NORMAL
-    ),
-    "paired_kidney": Template(
-        _KIDNEY, ("vessels", "organ", "solid", "receptor", "kidney", "paired_kidney"), (*_NORMAL, "kidneys")
-    ),
-    "gland": Template(_RECEPTOR, ("vessels", "organ", "permeable", "solid", "receptor", "gland"), _NORMAL),
-    "rest": Template(_EXCHANGE, ("vessels", "organ", "permeable", "rest")),
-    "lungs": Template(_EXCHANGE, ("vessels", "permeable", "exchange", "lungs"), ("normal",)),
-    "pool": Template(("pool",), ("pool",)),
-}
-
-
-@dataclass(frozen=True)
-class Organ:
-    """One row of the organ table; `rules` are those that stand in the row itself."""
-
-    name: str
-    template: str
-    drains_to: str = ""
-    receptor: str = ""
-    rules: tuple[Rule, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.template not in TEMPLATES:
-            raise ModelError(
-                f"organ {self.name} has the template {self.template!r}",
-                expected=f"one of {', '.join(TEMPLATES)}",
-                remedy=f"correct the row {self.name}",
-                kind="model.organ",
-            )
-        if self.binds != bool(self.receptor):
-            found = f"the receptor {self.receptor}" if self.receptor else "no receptor"
-            raise ModelError(
-                f"organ {self.name} of the template {self.template} has {found}",
-                expected="a receptor in those of its organs that bind, and only there",
-                remedy=f"correct the row {self.name}",
-                kind="model.receptor",
-            )
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """Sub-compartments, from inner to outer."""
-        return TEMPLATES[self.template].parts
-
-    @property
-    def binds(self) -> bool:
-        """Whether it has receptors."""
-        return "bound" in self.parts
-
-
-@dataclass(frozen=True)
-class Flow:
-    """First-order flow between two (region, part): the quantity `amount` over `volume`, or `amount` alone where that is a rate.
-
-    `blood` marks what must balance in each vascular space.
-    """
-
-    source: tuple[str, str]
-    target: tuple[str, str]
-    amount: str
-    volume: str = ""
-    blood: bool = False
-
-    @property
-    def rate(self) -> str:
-        """Name of the coefficient: the expression that it is."""
-        return f"{self.amount} / {self.volume}" if self.volume else self.amount
-
-
-@dataclass(frozen=True)
-class Site:
-    """What binds ligand of `source` into the part `into` of the same region.
-
-    Quantities by name: `amount` the association rate (L/nmol/min), `volume` of the source (L), `capacity` all sites (nmol).
-    """
-
-    name: str
-    source: tuple[str, str]
-    into: str
-    amount: str
-    volume: str
-    capacity: str
-
-    @property
-    def target(self) -> tuple[str, str]:
-        """Region and part that hold what is bound."""
-        return (self.source[0], self.into)
-
-    @property
-    def rate(self) -> str:
-        """Name of the coefficient: the expression that it is."""
-        return f"{self.amount} / {self.volume}"
 
 
 @dataclass(frozen=True)
@@ -268,16 +156,18 @@ class PBRPK:
         all_rules = (*self._rules_with_ligand(), *_packaged_rules(PLASMA_BINDING.get(self.plasma_binding, "")))
         for rule in all_rules:
             sets.setdefault(rule.scope, []).append(rule)
-        known = {o.name for o in (*self.organs, *self.left_out)}
+        members = [m for o in self.organs for m in o.members]
+        known = {o.name for o in (*self.organs, *members, *self.left_out)}
         rules = [r for r in all_rules if not r.scope.startswith("[") and r.scope not in known]
-        rules += [r for organ in self.left_out for r in _rules_of(organ, sets) if not r.when]
+        rules += [r for organ in self.left_out for r in rules_of(organ, sets) if not r.when]
+        rules += [r for organ in members for r in rules_of(organ, sets)]
         for organ in self.organs:
-            rules += _rules_of(organ, sets)
+            rules += rules_of(organ, sets)
             if organ.template != "pool":
                 upstream = [o.name for o in self.organs if o.drains_to == organ.name]
-                rules.append(_outflow(organ.name, upstream))
+                rules.append(outflow(organ.name, upstream))
         groups: dict[str, list[str]] = {g: [] for t in TEMPLATES.values() for g in t.groups}
-        for organ in self.organs:
+        for organ in [m for o in self.organs for m in o.members or (o,)]:
             for group in TEMPLATES[organ.template].groups:
                 groups[group].append(organ.name)
         return RuleTable(rules, scopes=[o.name for o in self.organs], common=COMMON, groups=groups)
@@ -323,7 +213,7 @@ class PBRPK:
             What `RuleTable.evaluate` refuses, and `model.flow` where the flows into and out of a vascular space differ.
         """
         values = self.table.evaluate(overrides)
-        for space, inward, outward in self._blood:
+        for space, inward, outward in self.structure.blood:
             into, out = (sum((values[q] for q in names), np.zeros(())) for names in (inward, outward))
             off = ~(np.abs(into - out) <= 1e-9 * np.abs(into + out))
             if off.any():
@@ -345,116 +235,19 @@ class PBRPK:
     def coefficients(self, overrides: Mapping[str, Any] | None = None) -> Quantities:
         """Every coefficient of the networks by name, each () or (m,): what `Network.gather` takes."""
         values = self.quantities(overrides)
-        return {rate: values[a] / values[v] if v else values[a] for rate, a, v in self._coefficients}
+        return {rate: values[a] / values[v] if v else values[a] for rate, a, v in self.structure.coefficients}
 
     # structure
 
     @cached_property
-    def flows(self) -> tuple[Flow, ...]:
-        """Everything first order, of any one label."""
-        out: list[Flow] = []
-        for organ in self.organs:
-            if organ.template != "pool":
-                out += self._flows_of(organ)
-        if self.plasma_binding == "albumin":
-            out += self._complex_flows(out)
-        return tuple(out)
-
-    def _flows_of(self, organ: Organ) -> list[Flow]:
-        o = organ.name
-        vessels, tissue, sink = (o, "vascular"), (o, "interstitial"), (SINK, "pool")
-        fed_by, drain = (VENOUS if organ.template == "lungs" else ARTERIAL), organ.drains_to
-        end = (drain, "pool") if drain in (ARTERIAL, VENOUS) else (drain, "vascular")
-        v, i = f"{o}.vascular_volume", f"{o}.interstitial_volume"
-        out = [
-            Flow((fed_by, "pool"), vessels, f"{o}.flow", f"{fed_by}.volume", blood=True),
-            Flow(vessels, end, f"{o}.outflow", v, blood=True),
-        ]
-        if "intracellular" in organ.parts:
-            cells, passed = (o, "intracellular"), f"{o}.{'passed_flow' if self._traps(o) else 'reabsorbed_flow'}"
-            out += [
-                Flow(vessels, tissue, f"{o}.{'free_filtered_flow' if self._by_fraction else 'filtered_flow'}", v),
-                Flow(tissue, sink, f"{o}.excreted_flow", i),
-                Flow(tissue, cells, passed, i),
-                Flow(cells, vessels, passed, f"{o}.intracellular_volume"),
-            ]
-            if self._traps(o):
-                kept, freed = (o, TRAPPED), (sink if self.release == "lost" else tissue)
-                out += [Flow(tissue, kept, f"{o}.trapped_flow", i), Flow(kept, freed, f"{o}.lambda_trapped")]
-        else:
-            leave, enter = ("PS_of_plasma", "PS_of_tissue") if self._by_fraction else ("PS", "PS")
-            out += [Flow(vessels, tissue, f"{o}.{leave}", v), Flow(tissue, vessels, f"{o}.{enter}", i)]
-        if organ.binds:
-            inside = (o, "internalised")
-            out += [
-                Flow((o, "bound"), tissue, "ligand.k_off"),
-                Flow((o, "bound"), inside, f"{o}.lambda_int"),
-                Flow(inside, sink if self.release == "lost" else tissue, f"{o}.lambda_rel"),
-            ]
-        return out
-
-    def _complex_flows(self, flows: Sequence[Flow]) -> list[Flow]:
-        """Where the complex with albumin goes: along with the blood, apart again, and across tumour vessels."""
-
-        def carried(place: tuple[str, str]) -> tuple[str, str]:
-            return (place[0], COMPLEX)
-
-        out = [replace(f, source=carried(f.source), target=carried(f.target), blood=False) for f in flows if f.blood]
-        out += [Flow(s.target, s.source, "ligand.k_off_albumin") for s in self._sites if s.target[1] != "bound"]
-        for organ in (o.name for o in self.organs if o.template == "tumour"):
-            vessels, tissue = (organ, COMPLEX), (organ, TISSUE_COMPLEX)
-            out.append(Flow(vessels, tissue, f"{organ}.PS_albumin", f"{organ}.vascular_volume"))
-            out.append(Flow(tissue, vessels, f"{organ}.PS_albumin", f"{organ}.interstitial_volume"))
-        return out
-
-    def _traps(self, organ: str) -> bool:
-        return f"{organ}.trapped_flow" in self.table
+    def structure(self) -> Structure:
+        """Flows and binding sites of the organs, as names of quantities."""
+        return Structure(self.organs, self.release, self.plasma_binding)
 
     @property
-    def _by_fraction(self) -> bool:
-        return self.plasma_binding == "free_fraction"
-
-    @cached_property
-    def _sites(self) -> tuple[Site, ...]:
-        """Everything that binds ligand: receptors, then albumin."""
-        k_on = "{}.k_on_of_tissue" if self._by_fraction else "ligand.k_on"
-        out = [
-            Site(
-                o.name, (o.name, "interstitial"), "bound", k_on.format(o.name), f"{o.name}.interstitial_volume", f"{o.name}.R0"
-            )
-            for o in self.organs
-            if o.binds
-        ]
-        if self.plasma_binding != "albumin":
-            return tuple(out)
-        rate = "ligand.k_on_albumin"
-        for organ in self.organs:
-            o, part = organ.name, "pool" if organ.template == "pool" else "vascular"
-            volume = f"{o}.volume" if part == "pool" else f"{o}.vascular_volume"
-            out.append(Site(f"{o}/albumin", (o, part), COMPLEX, rate, volume, f"{o}.vascular_albumin"))
-            if organ.template == "tumour":
-                tissue, volume = (o, "interstitial"), f"{o}.interstitial_volume"
-                out.append(Site(f"{o}/albumin_outside", tissue, TISSUE_COMPLEX, rate, volume, f"{o}.interstitial_albumin"))
-        return tuple(out)
-
-    @cached_property
-    def _blood(self) -> tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...]:
-        """Vascular space, flows into it, flows out of it."""
-        blood = [f for f in self.flows if f.blood]
-        spaces = dict.fromkeys(f.source for f in blood)
-        return tuple(
-            (s[0], tuple(f.amount for f in blood if f.target == s), tuple(f.amount for f in blood if f.source == s))
-            for s in spaces
-        )
-
-    @cached_property
-    def _coefficients(self) -> tuple[tuple[str, str, str], ...]:
-        """Coefficient, the quantity above the line and the one below it, if any."""
-        out = {f.rate: (f.amount, f.volume) for f in self.flows}
-        for site in self._sites:
-            out[site.rate] = (site.amount, site.volume)
-            out[site.capacity] = (site.capacity, "")
-        return tuple((rate, *parts) for rate, parts in out.items())
+    def flows(self) -> tuple[Flow, ...]:
+        """Everything first order, of any one label."""
+        return self.structure.flows
 
     def network(self, labels: Sequence[str] = ("ligand",), occupying: Sequence[str] | None = None) -> Network:
         """States, transfers and receptor pools of one or several labels.
@@ -469,55 +262,12 @@ class PBRPK:
         """
         key = (tuple(labels), tuple(labels if occupying is None else occupying))
         if key not in self._networks:
-            self._networks[key] = self._build(*key)
+            self._networks[key] = self.structure.network(*key)
         return self._networks[key]
 
     @cached_property
     def _networks(self) -> dict[tuple[tuple[str, ...], tuple[str, ...]], Network]:
         return {}
-
-    def _build(self, labels: tuple[str, ...], occupying: tuple[str, ...]) -> Network:
-        if not labels or not set(occupying) <= set(labels) or not occupying:
-            raise ModelError(
-                f"labels {labels} of which {occupying} occupy receptors",
-                expected="at least one label, and at least one of them that occupies",
-                kind="model.label",
-            )
-
-        def state(label: str, place: tuple[str, str]) -> str:
-            return f"{label}/{place[0]}/{place[1]}"
-
-        return Network(
-            states=tuple(s for label in labels for s in states_of(label, self._parts)),
-            transfers=tuple(
-                Transfer(state(label, f.source), state(label, f.target), f.rate) for label in labels for f in self.flows
-            ),
-            pools=tuple(Pool(s.name, s.capacity, tuple(state(n, s.target) for n in occupying)) for s in self._sites),
-            bindings=tuple(
-                Binding(state(label, s.source), state(label, s.target), s.rate, s.name) for label in labels for s in self._sites
-            ),
-        )
-
-    @cached_property
-    def _parts(self) -> dict[str, tuple[str, ...]]:
-        """Region -> parts in the order of the states: sink, organs that drain into others, other organs, lungs, pools."""
-
-        def rank(organ: Organ) -> int:
-            if organ.template in ("lungs", "pool"):
-                return 3 + (organ.template == "pool")
-            depth, drain = 2, organ.drains_to
-            while drain != VENOUS:
-                depth, drain = depth - 1, next(o.drains_to for o in self.organs if o.name == drain)
-            return depth
-
-        parts = {SINK: ("pool",)} | {o.name: o.parts for o in sorted(self.organs, key=rank)}
-        parts |= {o: (TRAPPED, *parts[o]) for o in parts if self._traps(o)}
-        if self.plasma_binding == "albumin":
-            for organ in self.organs:
-                outside = (TISSUE_COMPLEX,) if organ.template == "tumour" else ()
-                *inner, last = organ.parts
-                parts[organ.name] = (*outside, *inner, COMPLEX, last)
-        return parts
 
     # variants
 
@@ -552,7 +302,7 @@ class PBRPK:
         receptor: str = "",
     ) -> PBRPK:
         """The model with one more organ. `quantities`: numbers, rules, or `Parameter`s with their own source."""
-        rules = _rules_given(name, template, quantities, self.rules)
+        rules = rules_given(name, template, quantities, self.rules)
         return self._with((Organ(name, template, drains_to, receptor, rules),))
 
     def with_lesions(self, lesions: Mapping[str, Mapping[str, float | str | Parameter]]) -> PBRPK:
@@ -574,7 +324,7 @@ class PBRPK:
                 raise ModelError(
                     f"{name} has no volume", expected="volume in L", remedy="give its segmented volume", kind="model.organ"
                 )
-            rules = _rules_given(name, "tumour", quantities, self.rules)
+            rules = rules_given(name, "tumour", quantities, self.rules)
             organs.append(Organ(name, "tumour", VENOUS, self.targets[0], rules))
         return self._with(organs)
 
@@ -596,72 +346,6 @@ class PBRPK:
 # --- rows ------------------------------------------------------------------------------------------------------------
 
 
-def _outflow(organ: str, upstream: Sequence[str]) -> Rule:
-    return Rule(
-        f"{organ}.outflow",
-        " + ".join(["flow", *(f"{u}.outflow" for u in upstream)]),
-        "L/min",
-        "literature",
-        "conservation of serum: what flows in from arteries and from organs upstream",
-    )
-
-
-def _rules_of(organ: Organ, sets: Mapping[str, Sequence[Rule]]) -> list[Rule]:
-    """Rules of an organ: those of its template's sets, then of the tables, then of its own row; a later one replaces, an empty
-    one withdraws."""
-    rows: dict[tuple[str, tuple[str, ...]], Rule] = {}
-    names = [f"[{s}]" for s in TEMPLATES[organ.template].sets]
-    for rule in [r for n in (*names, organ.name) for r in sets.get(n, ())] + list(organ.rules):
-        key = (rule.quantity, rule.when)
-        rows.pop(key, None)
-        if rule.rule.strip():
-            rows[key] = replace(rule, name=f"{organ.name}.{rule.quantity}")
-    return sorted(rows.values(), key=lambda r: len(r.when))
-
-
-def _rules_given(
-    organ: str, template: str, quantities: Mapping[str, float | str | Parameter], rules: Sequence[Rule]
-) -> tuple[Rule, ...]:
-    """Rules of quantities that come with an organ; unit and bound are those of the same quantity of other organs."""
-    sets = [f"[{s}]" for s in TEMPLATES[template].sets] if template in TEMPLATES else []
-    like = {r.quantity: r for r in rules if not r.when}
-    like |= {r.quantity: r for s in sets for r in rules if r.scope == s and not r.when}
-    out = []
-    for name, value in quantities.items():
-        if name not in like:
-            raise ModelError(
-                f"{organ} is given the quantity {name!r}",
-                expected=f"one of {', '.join(sorted(like))}",
-                remedy="correct its name, or declare it in the model's table",
-                kind="model.quantity",
-            )
-        row = replace(like[name], name=f"{organ}.{name}", also=(), distribution="fixed", sd=0.0)
-        if isinstance(value, Parameter):
-            if value.unit != row.unit:
-                raise ModelError(f"{organ}.{name} is in {value.unit}", expected=row.unit, kind="model.unit")
-            row = replace(row, status=value.status, source=value.source, distribution=value.distribution, sd=value.sd)
-            value = value.value
-        elif isinstance(value, str):
-            row = replace(row, status="assumed", source="given with the organ")
-        else:
-            segmented = name == "volume"
-            row = replace(row, status="measured" if segmented else "assumed", source="given with the organ")
-        out.append(replace(row, rule=value if isinstance(value, str) else number_text(value, row.name)))
-    return tuple(out)
-
-
-def _organ_of_row(row: Mapping[str, str], rules: Sequence[Rule]) -> Organ:
-    """A row of `pbrpk_organs.csv`."""
-    given: dict[str, float | str | Parameter] = {}
-    for item in filter(None, (part.strip() for part in row["quantities"].split(";"))):
-        name, _, rule = item.partition("=")
-        given[name.strip()] = rule.strip()
-    own = _rules_given(row["organ"], row["template"], given, rules)
-    if own:
-        own = tuple(replace(r, status=row["status"], source=row["source"]) for r in own)  # type: ignore[arg-type]
-    return Organ(row["organ"], row["template"], row["drains_to"], row["receptor"], own)
-
-
 def assemble(name: str, organ_rows: Iterable[Mapping[str, str]], tables: Iterable[Iterable[Mapping[str, str]]]) -> PBRPK:
     """A model from rows of the organ table and of its tables of quantities, of which a later one replaces the earlier ones'."""
     rules: dict[tuple[str, tuple[str, ...]], Rule] = {}
@@ -674,7 +358,7 @@ def assemble(name: str, organ_rows: Iterable[Mapping[str, str]], tables: Iterabl
             layer[key] = rule
         rules |= layer
     rows = tuple(rules.values())
-    organs = tuple(_organ_of_row(r, rows) for r in organ_rows if name in r["models"].split())
+    organs = tuple(organ_of_row(r, rows) for r in organ_rows if name in r["models"].split())
     if name not in LIGAND:
         return PBRPK(name, organs, rows)
     return PBRPK(name, organs, rows, targets=(receptor_of(LIGAND[name]),), ligand=LIGAND[name])
@@ -687,24 +371,31 @@ def _packaged_rules(table: str) -> tuple[Rule, ...]:
 
 @cache
 def pbrpk(name: str) -> PBRPK:
-    """A packaged model: one of `TABLES`.
+    """A packaged model: one of `TABLES` or `VARIANTS`.
 
     Raises
     ------
     ModelError `model.name`.
     """
+    if name in VARIANTS:
+        whole, change = VARIANTS[name]
+        return change(pbrpk(whole))
     if name not in TABLES:
-        raise ModelError(f"no whole-body model named {name!r}", expected=f"one of {', '.join(TABLES)}", kind="model.name")
+        known = ", ".join((*TABLES, *VARIANTS))
+        raise ModelError(f"no whole-body model named {name!r}", expected=f"one of {known}", kind="model.name")
     return assemble(name, packaged_csv("pbrpk_organs.csv"), [packaged_csv(table) for table in TABLES[name]])
 
 
 __all__ = [
     "ARTERIAL",
+    "COMMON",
+    "COMPLEX",
     "LIGAND",
     "PBRPK",
     "SINK",
     "TABLES",
     "TEMPLATES",
+    "VARIANTS",
     "VENOUS",
     "Array",
     "Organ",
