@@ -48,7 +48,7 @@ from tdt_core.kinetics.anatomy import (
 from tdt_core.kinetics.ligands import ligand_rules, receptor_of
 from tdt_core.kinetics.network import Network
 from tdt_core.kinetics.rules import Array, Quantities, Rule, RuleTable, rule_of_row
-from tdt_core.kinetics.structure import COMPLEX, Flow, PlasmaBinding, Release, Structure
+from tdt_core.kinetics.structure import COMPLEX, TRAPPED, Flow, PlasmaBinding, Release, Structure
 from tdt_core.parameters import Parameter, ParameterTable, packaged_csv
 
 COMMON = ("body", "blood", "ligand")
@@ -71,8 +71,6 @@ PLASMA_BINDING: Mapping[PlasmaBinding, str] = {
     "albumin": "pbrpk_albumin.csv",
 }
 """Rules that the option `plasma_binding` adds."""
-TRAPPED = "trapped"
-"""Part of kidneys that holds what the cells of the tubules took up and keep, in models that have `trapped_share`."""
 
 
 @dataclass(frozen=True)
@@ -242,7 +240,8 @@ class PBRPK:
     @cached_property
     def structure(self) -> Structure:
         """Flows and binding sites of the organs, as names of quantities."""
-        return Structure(self.organs, self.release, self.plasma_binding)
+        traps = tuple(o.name for o in self.organs if f"{o.name}.trapped_flow" in self.table)
+        return Structure(self.organs, self.release, self.plasma_binding, traps)
 
     @property
     def flows(self) -> tuple[Flow, ...]:
@@ -395,6 +394,7 @@ __all__ = [
     "SINK",
     "TABLES",
     "TEMPLATES",
+    "TRAPPED",
     "VARIANTS",
     "VENOUS",
     "Array",
