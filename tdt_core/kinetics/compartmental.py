@@ -3,33 +3,209 @@
     dy_i/dt = k_i P (1 - y_i / R_i) - o_i y_i
     dP/dt   = -sum_i k_i P (1 - y_i / R_i) + f sum_i o_i y_i - (k_cl + k_pq) P + k_qp Q
     dQ/dt   = k_pq P - k_qp Q
+    dU/dt   = k_cl P + (1 - f) sum_i o_i y_i
 
 Amounts are decay-free nmol of total ligand; k_i = uptake rate per mL x volume, R_i = receptor density x volume (infinite for
-regions without receptors), o_i = release rate. `rest` is P + Q. With equal kinetics of hot and cold ligand the activity is
-A e^(-lp t) y_i / dose (hot-fraction law), so that one solve serves any nuclide with the same ligand amount.
+regions without receptors), o_i = release rate, f the share of released ligand that returns, U what left. `rest` is P + Q.
+`PlasmaTissueModel` is this system as a network with rules, for `simulate`, `sensitivities` and SBML; `Compartmental` is the
+rung that the twin fits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tdt_core.errors import EstimationError, ModelError
-from tdt_core.kinetics.arrow_solver import solve_batch
-from tdt_core.kinetics.ladder import log_jacobian_by_differences, register, to_natural
+from tdt_core.kinetics.ladder import register, to_natural
+from tdt_core.kinetics.network import Binding, Network, Pool, State, Transfer, labelled
+from tdt_core.kinetics.pbrpk import SINK
+from tdt_core.kinetics.rosenbrock import Solution, solve
+from tdt_core.kinetics.rules import Quantities, Rule, RuleTable, number_text
+from tdt_core.kinetics.simulation import MIN_PER_H, Run, plan
 from tdt_core.kinetics.sum_of_exponentials import SumOfExponentials
+from tdt_core.kinetics.units import parse_unit
 from tdt_core.nuclides import nuclide
 from tdt_core.parameters import Parameter, ParameterTable, packaged_table
 from tdt_core.twin import Administration, Region
 
 FloatArray = npt.NDArray[np.float64]
 
+REST = "rest"
 PLASMA = ("plasma.clearance", "plasma.to_tissue", "plasma.from_tissue")
+RETURNED = "release.returned"
 HORIZON_HALF_LIVES = 12.0
+RTOL = 1e-6
+COMPLEX_STEP = 1e-30
+
+
+def population(ligand: str, regions: Sequence[Region]) -> ParameterTable:
+    """Population medians and spreads of the rung, plasma first, then region by region."""
+    own = packaged_table("kinetics_compartmental.csv")
+    levels = SumOfExponentials(ligand, tuple(regions)).parameters
+    clearance = own.value("plasma.clearance")
+    table = [own[name] for name in PLASMA]
+    for region in _tissues(regions):
+        uptake = levels[f"{region.name}.uptake_per_ml"]
+        half_time = levels[f"{region.name}.slow_half_time"]
+        derived = "; derived from the sum-of-exponentials level"
+        table += [
+            Parameter(
+                f"{region.name}.uptake_rate_per_ml",
+                uptake.value * levels[f"{region.name}.slow_amplitude"].value * clearance,
+                "1/h/mL",
+                uptake.status,
+                uptake.source + derived,
+                "lognormal",
+                uptake.sd,
+            ),
+            Parameter(
+                f"{region.name}.release_rate",
+                float(np.log(2)) / half_time.value,
+                "1/h",
+                half_time.status,
+                half_time.source + derived,
+                "lognormal",
+                half_time.sd,
+            ),
+        ]
+        if _saturable(region):
+            table.append(replace(own[f"{region.organ}.receptor_density"], name=f"{region.name}.receptor_density"))
+    return ParameterTable(table)
+
+
+def _tissues(regions: Sequence[Region]) -> tuple[Region, ...]:
+    return tuple(r for r in regions if r.name != REST)
+
+
+def _saturable(region: Region) -> bool:
+    return f"{region.organ}.receptor_density" in packaged_table("kinetics_compartmental.csv")
+
+
+@dataclass(frozen=True)
+class PlasmaTissueModel:
+    """The system of the module as an `OdeModel`: administrations enter plasma, a part of the region `rest`.
+
+    Quantities: the rung's parameters, `<region>.volume` (L), `release.returned`, and what follows from them by `table`.
+    """
+
+    ligand: str
+    segmented: tuple[Region, ...]
+    name: str = "compartmental"
+
+    @property
+    def regions(self) -> tuple[str, ...]:
+        """Segmented regions, `rest`, and what has left."""
+        return (*(r.name for r in _tissues(self.segmented)), REST, SINK)
+
+    @property
+    def entry(self) -> tuple[str, str]:
+        """Region and part that administrations enter."""
+        return (REST, "plasma")
+
+    @cached_property
+    def table(self) -> RuleTable:
+        """Rules of all quantities."""
+        returned = packaged_table("kinetics_compartmental.csv")[RETURNED]
+        rules = [_given(p) for p in (*population(self.ligand, self.segmented).values(), returned)]
+        for region in _tissues(self.segmented):
+            rules += _rules_of(region)
+        scopes = [r.name for r in _tissues(self.segmented)]
+        return RuleTable(rules, scopes=scopes, common=("plasma", "release"))
+
+    @property
+    def parameters(self) -> ParameterTable:
+        """The quantities that are given, not derived, with status, source and spread."""
+        return self.table.parameters
+
+    def quantities(self, overrides: Mapping[str, Any] | None = None) -> Quantities:
+        """Every quantity by full name, each () or (m,), where those in `overrides` are given."""
+        return self.table.evaluate(overrides)
+
+    def resolve(self, name: str) -> str:
+        """Full name of a quantity."""
+        return self.table.resolve(name)
+
+    def coefficients(self, overrides: Mapping[str, Any] | None = None) -> Quantities:
+        """Coefficients of the network in min and nmol, each () or (m,)."""
+        values = self.quantities(overrides)
+        return {name: values[name] * factor for name, factor in self._factors.items()}
+
+    @cached_property
+    def _factors(self) -> dict[str, float]:
+        """Coefficient -> factor from the unit of its quantity to the network's."""
+        wanted = {t.rate: "1/min" for t in self._base.transfers}
+        wanted |= {b.rate: "1/min/nmol" for b in self._base.bindings}
+        wanted |= {p.capacity: "nmol" for p in self._base.pools}
+        return {name: parse_unit(self.table[name].unit).scale / parse_unit(unit).scale for name, unit in wanted.items()}
+
+    def network(self, labels: Sequence[str] = ("ligand",), occupying: Sequence[str] | None = None) -> Network:
+        """States, transfers and receptor pools of one or several labels; the same arguments give the same object."""
+        key = (tuple(labels), tuple(labels if occupying is None else occupying))
+        if key not in self._networks:
+            self._networks[key] = labelled(self._base, *key)
+        return self._networks[key]
+
+    @cached_property
+    def _networks(self) -> dict[tuple[tuple[str, ...], tuple[str, ...]], Network]:
+        return {}
+
+    @cached_property
+    def _base(self) -> Network:
+        plasma, slow, sink = (State("ligand", r, p) for r, p in ((REST, "plasma"), (REST, "slow_tissue"), (SINK, "pool")))
+        states = [sink]
+        transfers = [
+            Transfer(plasma.name, sink.name, "plasma.clearance"),
+            Transfer(plasma.name, slow.name, "plasma.to_tissue"),
+            Transfer(slow.name, plasma.name, "plasma.from_tissue"),
+        ]
+        pools, bindings = [], []
+        for region in _tissues(self.segmented):
+            r, tissue = region.name, State("ligand", region.name, "tissue")
+            states.append(tissue)
+            transfers += [
+                Transfer(tissue.name, plasma.name, f"{r}.returned_rate"),
+                Transfer(tissue.name, sink.name, f"{r}.lost_rate"),
+            ]
+            if _saturable(region):
+                pools.append(Pool(r, f"{r}.R0", (tissue.name,)))
+                bindings.append(Binding(plasma.name, tissue.name, f"{r}.association_rate", r))
+            else:
+                transfers.append(Transfer(plasma.name, tissue.name, f"{r}.uptake_rate"))
+        return Network((*states, slow, plasma), tuple(transfers), tuple(pools), tuple(bindings))
+
+
+def _given(p: Parameter) -> Rule:
+    """A parameter as a rule that is a number."""
+    bound = "[0,1]" if p.name == RETURNED else ">=0"
+    return Rule(p.name, number_text(p.value, p.name), p.unit, p.status, p.source, bound, distribution=p.distribution, sd=p.sd)
+
+
+def _rules_of(region: Region) -> list[Rule]:
+    """What follows from the parameters of a region."""
+    law = "equations of the compartmental rung, docs/kinetics.md"
+
+    def derived(name: str, rule: str, unit: str) -> Rule:
+        return Rule(f"{region.name}.{name}", rule, unit, "literature", law)
+
+    volume = number_text(region.volume_ml / 1000.0, f"{region.name}.volume")
+    out = [
+        Rule(f"{region.name}.volume", volume, "L", "measured", "segmented volume of the region", ">0"),
+        derived("uptake_rate", "uptake_rate_per_ml*volume", "L/mL/h"),
+        derived("returned_rate", "release_rate*returned", "1/h"),
+        derived("lost_rate", "release_rate*(1 - returned)", "1/h"),
+    ]
+    if _saturable(region):
+        out += [
+            derived("R0", "receptor_density*volume", "nmol"),
+            derived("association_rate", "uptake_rate/R0", "L/mL/h/nmol"),
+        ]
+    return out
 
 
 @dataclass(frozen=True)
@@ -42,106 +218,86 @@ class Compartmental:
     name: str = "compartmental"
 
     @cached_property
-    def _tissues(self) -> tuple[Region, ...]:
-        return tuple(r for r in self.regions if r.name != "rest")
+    def ode(self) -> PlasmaTissueModel:
+        """The system of differential equations, for `simulate`, `sensitivities` and `sbml.export`."""
+        return PlasmaTissueModel(self.ligand, self.regions, self.name)
 
     @cached_property
     def parameters(self) -> ParameterTable:
         """Population medians and spreads, plasma first, then region by region."""
-        own = packaged_table("kinetics_compartmental.csv")
-        levels = SumOfExponentials(self.ligand, self.regions).parameters
-        clearance = own.value("plasma.clearance")
-        table = [own[name] for name in PLASMA]
-        for region in self._tissues:
-            uptake = levels[f"{region.name}.uptake_per_ml"]
-            half_time = levels[f"{region.name}.slow_half_time"]
-            derived = "; derived from the sum-of-exponentials level"
-            table += [
-                Parameter(
-                    f"{region.name}.uptake_rate_per_ml",
-                    uptake.value * levels[f"{region.name}.slow_amplitude"].value * clearance,
-                    "1/h/mL",
-                    uptake.status,
-                    uptake.source + derived,
-                    "lognormal",
-                    uptake.sd,
-                ),
-                Parameter(
-                    f"{region.name}.release_rate",
-                    float(np.log(2)) / half_time.value,
-                    "1/h",
-                    half_time.status,
-                    half_time.source + derived,
-                    "lognormal",
-                    half_time.sd,
-                ),
-            ]
-            if f"{region.organ}.receptor_density" in own:
-                p = own[f"{region.organ}.receptor_density"]
-                table.append(
-                    Parameter(f"{region.name}.receptor_density", p.value, p.unit, p.status, p.source, p.distribution, p.sd)
-                )
-        return ParameterTable(table)
+        return population(self.ligand, self.regions)
 
-    def _rates(self, theta: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-        natural = to_natural(self.parameters, np.atleast_2d(theta))
-        names = list(self.parameters)
-        m, n = natural.shape[0], len(self._tissues)
-        uptake, release, capacity = np.empty((m, n)), np.empty((m, n)), np.full((m, n), np.inf)
-        for i, region in enumerate(self._tissues):
-            uptake[:, i] = natural[:, names.index(f"{region.name}.uptake_rate_per_ml")] * region.volume_ml
-            release[:, i] = natural[:, names.index(f"{region.name}.release_rate")]
-            if f"{region.name}.receptor_density" in self.parameters:
-                density = natural[:, names.index(f"{region.name}.receptor_density")]
-                capacity[:, i] = density * region.volume_ml / 1000.0
-        return natural[:, :3], uptake, release, 1.0 / capacity
+    @cached_property
+    def _columns(self) -> list[int]:
+        """Position of each region in the rows of a solution."""
+        return [self.ode.regions.index(r.name) for r in self.regions]
 
-    def _solve(self, theta: FloatArray, administration: Administration, times_h: FloatArray) -> tuple[FloatArray, FloatArray]:
-        if administration.amount_nmol is None:
-            raise ModelError(
-                "the administration has no ligand amount",
-                expected="amount_nmol, because uptake saturates",
-                remedy="record the ligand amount, or use the rung sum_of_exponentials",
-                kind="model.amount",
-            )
-        decay = nuclide(administration.nuclide).decay_constant_per_h
-        plasma, uptake, release, inverse_capacity = self._rates(theta)
-        returned = packaged_table("kinetics_compartmental.csv").value("release.returned")
-        times = np.asarray(times_h, dtype=float)
-        end = max(HORIZON_HALF_LIVES * np.log(2) / decay, float(times.max(initial=0.0)))
-        order = np.argsort(times)
-        amounts, integrals, ok = solve_batch(
-            plasma, uptake, release, inverse_capacity, returned, administration.amount_nmol, times[order], end, decay
-        )
-        if not ok.all():
-            raise EstimationError(f"{int((~ok).sum())} of {ok.size} solves failed", remedy="narrow the prior")
-        unsorted = np.empty_like(amounts)
-        unsorted[:, order] = amounts
-        scale = administration.net_activity_mbq / administration.amount_nmol
-        return unsorted * np.exp(-decay * times)[None, :, None] * scale, integrals * scale
+    def _coefficients(self, run: Run, theta: FloatArray) -> npt.NDArray[Any]:
+        """(m, n) theta, perhaps complex -> (m, c) coefficients."""
+        natural = to_natural(self.parameters, theta)
+        return run.network.gather(self.ode.coefficients(dict(zip(self.parameters, natural.T, strict=True))))
 
-    def _by_region(self, states: FloatArray) -> FloatArray:
-        """(..., 2 + tissues) states P, Q, y -> (..., regions)."""
-        position = {r.name: 2 + i for i, r in enumerate(self._tissues)}
-        columns = [states[..., 0] + states[..., 1] if r.name == "rest" else states[..., position[r.name]] for r in self.regions]
-        return np.stack(columns, axis=-1)
+    def _solve(self, run: Run, theta: FloatArray) -> Solution:
+        found = solve(run.tables, self._coefficients(run, np.atleast_2d(theta)), run.course, RTOL, run.scale_nmol)
+        if found.failed.any():
+            raise EstimationError(f"{int(found.failed.sum())} of {found.failed.size} solves failed", remedy="narrow the prior")
+        return found
 
     def activity(self, theta: FloatArray, administration: Administration, times_h: FloatArray) -> FloatArray:
         """See `KineticModel.activity`."""
-        amounts, _ = self._solve(theta, administration, times_h)
-        return np.moveaxis(self._by_region(amounts), 1, 2)
+        run = _run(self.ode, administration, times_h)
+        found = self._solve(run, theta).amounts[..., self._columns]
+        out = np.empty_like(found)
+        out[:, run.order] = found
+        return np.moveaxis(out * _share(run)[:, None], 1, 2)
 
     def time_integrated_activity(self, theta: FloatArray, administration: Administration) -> FloatArray:
         """See `KineticModel.time_integrated_activity`."""
-        _, integrals = self._solve(theta, administration, np.zeros(0))
-        return self._by_region(integrals)
+        run = _run(self.ode, administration, np.zeros(0))
+        share = run.schedule[0].net_activity_mbq / run.scale_nmol
+        return self._solve(run, theta).integrals[:, self._columns] * (share / MIN_PER_H)
 
     def log_jacobian(self, theta: FloatArray, administration: Administration, times_h: FloatArray) -> FloatArray:
-        """See `KineticModel.log_jacobian`; central differences, one batch of solves."""
-        return log_jacobian_by_differences(self, theta, administration, times_h)
+        """See `KineticModel.log_jacobian`; exact derivatives of the solver's steps."""
+        run = _run(self.ode, administration, times_h)
+        turned = self._coefficients(run, theta + 1j * COMPLEX_STEP * np.eye(theta.size))
+        base = np.ascontiguousarray(turned.real)
+        found = solve(run.tables, base, run.course, RTOL, run.scale_nmol, turned.imag / COMPLEX_STEP)
+        if found.failed.any():
+            raise EstimationError("the solver could not follow the model", remedy="narrow the prior")
+        out = np.empty((len(run.order), len(self.regions), theta.size))
+        relative = found.amounts_slope[..., self._columns] / np.maximum(found.amounts[..., self._columns], 1e-300)
+        out[run.order] = np.moveaxis(relative, 0, -1)
+        return np.moveaxis(out, 0, 1)
 
 
-def _build(ligand: str, regions: Sequence[Region]) -> Compartmental:
+def _run(model: PlasmaTissueModel, administration: Administration, times_h: FloatArray) -> Run:
+    """The plan of one administration at time 0; without times its integrals go to the horizon."""
+    if administration.amount_nmol is None:
+        raise ModelError(
+            "the administration has no ligand amount",
+            expected="amount_nmol, because uptake saturates",
+            remedy="record the ligand amount, or use the rung sum_of_exponentials",
+            kind="model.amount",
+        )
+    return _planned(model, replace(administration, time_h=0.0), tuple(np.asarray(times_h, dtype=float).tolist()))
+
+
+@lru_cache(maxsize=64)  # a fit asks for the same scans again and again
+def _planned(model: PlasmaTissueModel, administration: Administration, times_h: tuple[float, ...]) -> Run:
+    half_life = nuclide(administration.nuclide).half_life_h
+    end = max(times_h) if times_h and max(times_h) > 0 else HORIZON_HALF_LIVES * half_life
+    return plan(model, [administration], times_h, end, RTOL, by_part=False)
+
+
+def _share(run: Run) -> FloatArray:
+    """(t,) MBq per nmol of ligand at the times of a run: the hot-fraction law."""
+    given = run.schedule[0]
+    decay = nuclide(given.nuclide).decay_constant_per_h
+    return np.asarray(given.net_activity_mbq / run.scale_nmol * np.exp(-decay * np.maximum(run.times_h, 0.0)))
+
+
+def _build(ligand: str, regions: Sequence[Region], covariates: Mapping[str, float] | None = None) -> Compartmental:
     return Compartmental(ligand, tuple(regions))
 
 

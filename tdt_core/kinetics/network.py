@@ -200,3 +200,34 @@ class Network:
 def states_of(label: str, parts: Mapping[str, Sequence[str]]) -> tuple[State, ...]:
     """States of one label from region -> parts."""
     return tuple(State(label, region, part) for region, names in parts.items() for part in names)
+
+
+def labelled(base: Network, labels: Sequence[str], occupying: Sequence[str] | None = None) -> Network:
+    """A network of one label, once for each of `labels`; those in `occupying`, by default all, take up binding sites.
+
+    Raises
+    ------
+    ModelError `model.label` without labels, or where `occupying` names none of them or others.
+    """
+    taking = tuple(labels if occupying is None else occupying)
+    if not labels or not taking or not set(taking) <= set(labels):
+        raise ModelError(
+            f"labels {tuple(labels)} of which {taking} occupy binding sites",
+            expected="at least one label, and at least one of them that occupies",
+            kind="model.label",
+        )
+    place = {s.name: s for s in base.states}
+
+    def of(label: str, state: str) -> str:
+        return State(label, place[state].region, place[state].part).name
+
+    return Network(
+        tuple(State(label, s.region, s.part) for label in labels for s in base.states),
+        tuple(
+            Transfer(of(label, t.source), None if t.target is None else of(label, t.target), t.rate)
+            for label in labels
+            for t in base.transfers
+        ),
+        tuple(Pool(p.name, p.capacity, tuple(of(label, m) for label in taking for m in p.members)) for p in base.pools),
+        tuple(Binding(of(label, b.source), of(label, b.target), b.rate, b.pool) for label in labels for b in base.bindings),
+    )

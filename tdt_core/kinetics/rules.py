@@ -420,13 +420,14 @@ class RuleTable(Mapping[str, Rule]):
         with np.errstate(all="ignore"):  # judged right below
             for entry in plan.entries:
                 values[entry.rule.name] = entry.compute(values)
-        for name in (*given, *(e.rule.name for e in plan.entries)):
-            values[name] = value = np.asarray(values[name])
-            self._check(name, value, plan, given)
+        chosen = frozenset(given)
+        for rule in (*(self._choose(n, chosen).rule for n in given), *(e.rule for e in plan.entries)):
+            values[rule.name] = value = np.asarray(values[rule.name])
+            if not _plainly_inside(rule.bound, value):
+                self._check(rule, value, plan, given)
         return values
 
-    def _check(self, name: str, value: Array, plan: _Plan, given: Quantities) -> None:
-        rule = self._choose(name, frozenset(given)).rule
+    def _check(self, rule: Rule, value: Array, plan: _Plan, given: Quantities) -> None:
         if rule.bound == "none":
             return
         real = value.real
@@ -439,7 +440,7 @@ class RuleTable(Mapping[str, Rule]):
             bad |= real < 0
         if not bad.any():
             return
-        at = np.flatnonzero(bad)[0]
+        name, at = rule.name, np.flatnonzero(bad)[0]
         causes = [n for n in given if n in _ancestors(name, plan.graph)]
         follows = "" if name in given else f", which follows from {rule.rule}"
         raise ModelError(
@@ -564,6 +565,14 @@ class RuleTable(Mapping[str, Rule]):
 
     def __len__(self) -> int:
         return len(self._entries)
+
+
+def _plainly_inside(bound: str, value: Array) -> bool:
+    """Whether a value is inside its bound at first sight: most are, and they are many."""
+    if value.dtype.kind != "f" or value.size == 0:
+        return False
+    low, high = (value.item(),) * 2 if value.size == 1 else (value.min(), value.max())
+    return bool(low > 0 and high <= 1) if bound == "[0,1]" else bool(low > 0 and high < math.inf)
 
 
 def _ancestors(name: str, graph: Mapping[str, frozenset[str]]) -> frozenset[str]:

@@ -24,7 +24,7 @@ from typing import Any
 import libsbml
 
 from tdt_core.errors import ModelError
-from tdt_core.kinetics.network import Binding, Network, Pool, State, Transfer
+from tdt_core.kinetics.network import Binding, Network, Pool, State, Transfer, labelled
 from tdt_core.kinetics.rules import Quantities, Rule, RuleTable
 from tdt_core.kinetics.sbml import document
 from tdt_core.kinetics.sbml.document import ANNOTATION, outside
@@ -80,36 +80,12 @@ class SbmlModel:
         """The network once for each label; those in `occupying` (all by default) take up binding sites."""
         key = (tuple(labels), tuple(labels if occupying is None else occupying))
         if key not in self._networks:
-            if not key[0] or not key[1] or not set(key[1]) <= set(key[0]):
-                raise ModelError(
-                    f"labels {key[0]} of which {key[1]} occupy binding sites",
-                    expected="at least one label, and at least one of them that occupies",
-                    kind="model.label",
-                )
-            self._networks[key] = _labelled(self.base, *key)
+            self._networks[key] = labelled(self.base, *key)
         return self._networks[key]
 
 
 def _table(rules: Sequence[Rule]) -> RuleTable:
     return RuleTable(rules, scopes=(_COEFFICIENT,), common=(_VALUE, _INITIAL))
-
-
-def _labelled(base: Network, labels: tuple[str, ...], occupying: tuple[str, ...]) -> Network:
-    place = {s.name: s for s in base.states}
-
-    def of(label: str, state: str) -> str:
-        return State(label, place[state].region, place[state].part).name
-
-    return Network(
-        tuple(State(label, s.region, s.part) for label in labels for s in base.states),
-        tuple(
-            Transfer(of(label, t.source), None if t.target is None else of(label, t.target), t.rate)
-            for label in labels
-            for t in base.transfers
-        ),
-        tuple(Pool(p.name, p.capacity, tuple(of(label, m) for label in occupying for m in p.members)) for p in base.pools),
-        tuple(Binding(of(label, b.source), of(label, b.target), b.rate, b.pool) for label in labels for b in base.bindings),
-    )
 
 
 def read(
