@@ -1,0 +1,134 @@
+"""Every rung of the ladder on the same evidence: fits with their cost and score, refusals with their reason, the average."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from tdt_core.assimilation.estimators import assimilate
+from tdt_core.assimilation.evolution import population_prior
+from tdt_core.assimilation.selection import Basis, Score, Weights, average, score, weigh
+from tdt_core.errors import EstimationError, TwinError
+from tdt_core.kinetics import KineticModel, rung_for
+from tdt_core.twin import Administration, Evidence, Posterior
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A rung fitted to the evidence from its own population prior.
+
+    Attributes
+    ----------
+    tia_mbq_h : (draws, regions) time-integrated activity of the administration asked for.
+    seconds : of building and fitting, scoring not included; a first call may hold compilation.
+    gradients : evaluations of the model's gradient, one or two for each step of the fit.
+    """
+
+    model: KineticModel
+    posterior: Posterior
+    score: Score
+    tia_mbq_h: FloatArray
+    seconds: float
+    gradients: int
+
+
+@dataclass(frozen=True, eq=False)
+class Ladder:
+    """Candidates by rung, reasons of those that refused, weights, and the (draws, regions) average."""
+
+    regions: tuple[str, ...]
+    candidates: Mapping[str, Candidate]
+    refused: Mapping[str, str]
+    weights: Weights
+    tia_mbq_h: FloatArray
+
+
+class _Counted:
+    """A model that counts how often its gradient is asked for."""
+
+    def __init__(self, model: KineticModel) -> None:
+        self._model, self.gradients = model, 0
+
+    def log_jacobian(self, *arguments: Any) -> FloatArray:
+        self.gradients += 1
+        return self._model.log_jacobian(*arguments)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+
+def fit_rung(
+    name: str,
+    ligand: str,
+    evidence: Evidence,
+    given: Administration,
+    covariates: Mapping[str, float] | None = None,
+    *,
+    seed: tuple[int, ...] = (0,),
+    n_draws: int = 500,
+) -> Candidate:
+    """Fit one rung to the evidence from its population prior, score it, integrate `given`. Raises what the rung raises."""
+    started = time.perf_counter()
+    model = rung_for(name, ligand, evidence.regions, covariates)
+    counted = _Counted(model)
+    prior = population_prior(model)
+    posterior = assimilate(prior, evidence, cast(KineticModel, counted), seed=seed, n_draws=n_draws)
+    seconds = time.perf_counter() - started
+    tia = model.time_integrated_activity(posterior.draws[:, : len(prior.names)], given)
+    if [r.name for r in model.regions] != [r.name for r in evidence.regions] or not np.isfinite(tia).all():
+        raise EstimationError(
+            f"the rung {name} gives {len(model.regions)} regions with {int((~np.isfinite(tia)).sum())} values that are none",
+            expected=f"finite time-integrated activities of the {len(evidence.regions)} regions of the evidence",
+            kind="estimation.selection",
+        )
+    return Candidate(model, posterior, score(prior, evidence, model, posterior), tia, seconds, counted.gradients)
+
+
+def climb(
+    names: Sequence[str],
+    ligand: str,
+    evidence: Evidence,
+    given: Administration,
+    covariates: Mapping[str, float] | None = None,
+    *,
+    basis: Basis = "aicc",
+    seed: tuple[int, ...] = (0,),
+    n_draws: int = 500,
+) -> Ladder:
+    """Fit every rung that applies, weigh and average them.
+
+    Parameters
+    ----------
+    given : administration whose time-integrated activity is averaged.
+    basis : what the weights rest on; see `weigh`.
+
+    Raises
+    ------
+    EstimationError : every rung refused the evidence.
+    """
+    candidates: dict[str, Candidate] = {}
+    refused: dict[str, str] = {}
+    for name in names:
+        try:
+            candidates[name] = fit_rung(name, ligand, evidence, given, covariates, seed=seed, n_draws=n_draws)
+        except TwinError as error:
+            refused[name] = str(error)
+        except np.linalg.LinAlgError as error:
+            refused[name] = f"The fit has no covariance: {error}."
+    most = max((c.score.n_data for c in candidates.values()), default=0)
+    for name in [n for n, c in candidates.items() if c.score.n_data < most]:
+        refused[name] = f"It holds {candidates.pop(name).score.n_data} of the {most} data, so its score compares with no other."
+    if not candidates:
+        raise EstimationError(
+            "no rung takes this evidence: " + " ".join(f"{n}: {r}" for n, r in refused.items()), kind="estimation.selection"
+        )
+    weights = weigh({n: c.score for n, c in candidates.items()}, basis)
+    mixed = average({n: c.tia_mbq_h for n, c in candidates.items()}, weights.by_rung, n_draws, seed)
+    return Ladder(tuple(r.name for r in evidence.regions), candidates, refused, weights, mixed)
