@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -257,7 +257,7 @@ def _one_share(given: Sequence[Administration]) -> bool:
     return bool(np.allclose(shares, shares[0], rtol=1e-12, atol=0.0))
 
 
-@cache
+@lru_cache(maxsize=128)  # a structure for each patient with lesions of his own would pile up
 def _compiled(model: Hashable, labels: tuple[str, ...]) -> tuple[Network, Tables]:
     assert isinstance(model, OdeModel)
     if not labels:
