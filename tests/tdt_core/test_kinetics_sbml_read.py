@@ -1,6 +1,7 @@
 """SBML files of others: what the reader takes them for, and what it refuses."""
 
 import re
+from pathlib import Path
 
 import libsbml
 import numpy as np
@@ -94,7 +95,8 @@ CELLS |= {"inside": ("the tissue", "inside")}
 def changed(*edits, text=SMALL):
     """The small file with parts of it replaced; each must be there."""
     for old, new in edits:
-        assert text.count(old) >= 1, old
+        if old not in text:
+            raise LookupError(old)
         text = text.replace(old, new)
     return text
 
@@ -260,7 +262,10 @@ MINUTE, NMOL = '<unit kind="second" multiplier="60"/>', '<unit kind="mole" scale
     [
         ("<sbml", r"line \d.*valid SBML"),
         ('<?xml version="1.0"?><html/>', r"line \d.*valid SBML"),
-        ("no such file.xml", r"no file.*path"),
+        ("some file.xml", r"no XML.*read the file"),
+        ("", r"no XML.*read the file"),
+        ("<sbml/>".encode("utf-16"), r"not encoded in UTF-8.*save"),
+        (Path("some file.xml"), r"Path.*text of an SBML document.*read the file"),
         (changed(("<sbml", "<!DOCTYPE sbml><sbml")), r"document type definition.*DOCTYPE"),
         (changed(("level2/version4", "level2/version3"), ('version="4"', 'version="3"')), r"Level 2 Version 3.*convert"),
         (changed(('compartment="blood"', 'compartment="lymph"')), r"line \d+.*lymph"),
@@ -305,6 +310,21 @@ def test_an_entry_must_be_named_and_known():
     for entry in (None, "urine", "blood"):
         with pytest.raises(ModelError, match=r"administrations enter .*serum, interstitial, bound, inside.*pass entry"):
             sbml.read(SMALL, entry=entry)
+
+
+def test_bytes_are_read_as_text_is():
+    a, b = (sbml.read(source, entry="serum") for source in (SMALL, b"\xef\xbb\xbf" + SMALL.encode()))
+    assert a.rules == b.rules
+    assert a.network().states == b.network().states
+
+
+def test_a_number_of_the_annotation_that_is_none_is_refused():
+    text = sbml.export(pbrpk("psma_reference"), {"TER": 0.2})
+    assert sbml.read(text).given == {"TER": 0.2}
+    for bad in ("much", "nan", "inf"):
+        with pytest.raises(ModelError, match=rf"TER as '{bad}'.*finite") as caught:
+            sbml.read(changed(('value="0.2"/>', f'value="{bad}"/>'), text=text))
+        assert caught.value.kind == "model.sbml"
 
 
 def test_units_of_level_3_have_no_default():

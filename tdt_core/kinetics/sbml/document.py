@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from os import PathLike
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import libsbml
 
 from tdt_core.errors import ModelError
 
-ANNOTATION = "urn:theranostic-digital-twin:sbml:1"
-"""Namespace of the element `entry` in a model's annotation: the species that administrations enter."""
+ANNOTATION = "urn:theranostic-digital-twin:sbml:2"
+"""Namespace of the element `model` in a model's annotation. Its children: `entry`, the `species` that administrations enter;
+`option`s and `given` parameters by `name` and `value`."""
 
 TIME_UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 """Seconds."""
@@ -30,10 +29,11 @@ def outside(found: str, expected: str, remedy: str) -> ModelError:
     return ModelError(found, expected=expected, remedy=remedy, kind="model.sbml")
 
 
-def parse(source: str | PathLike[str]) -> Any:
-    """The libSBML document of a text (it starts with `<`) or a file. Keep it as long as its model is in use."""
-    text = source if isinstance(source, str) and source.lstrip("\ufeff \t\r\n").startswith("<") else _text_of(Path(source))
-    text = text.lstrip("\ufeff \t\r\n")
+def parse(source: str | bytes) -> Any:
+    """The libSBML document of a text. Keep it as long as its model is in use."""
+    text = _decoded(source).lstrip("\ufeff \t\r\n")
+    if not text.startswith("<"):
+        raise outside("a text that is no XML", "the text of an SBML document", "read the file, and pass what it holds")
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise outside("a document type definition", "plain SBML", "remove the DOCTYPE; entities are not expanded")
     document = libsbml.readSBMLFromString(text)
@@ -60,13 +60,15 @@ def parse(source: str | PathLike[str]) -> Any:
     return document
 
 
-def _text_of(path: Path) -> str:
-    if not path.is_file():
-        raise outside("a path that is no file", "SBML text, or the path of a file", "correct the path")
+def _decoded(source: str | bytes) -> str:
+    if isinstance(source, str):
+        return source
+    if not isinstance(source, bytes):
+        raise outside(f"a {type(source).__name__}", "the text of an SBML document", "read the file, and pass what it holds")
     try:
-        return path.read_text(encoding="utf-8")
+        return source.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise outside(f"{path.name} is not encoded in UTF-8", "XML in UTF-8", "save it in UTF-8") from None
+        raise outside("bytes that are not encoded in UTF-8", "XML in UTF-8", "save the file in UTF-8") from None
 
 
 def _check_errors(document: Any) -> None:
@@ -98,6 +100,32 @@ def _check_subset(model: Any) -> None:
             raise outside(f"the fast reaction {reaction.getId()}", "reactions with a rate", "give it a finite rate")
         if reaction.getKineticLaw() is None or reaction.getKineticLaw().getMath() is None:
             raise outside(f"the reaction {reaction.getId()} without a kinetic law", "one", "add its kinetic law")
+
+
+def annotated(model: Any, element: str) -> list[dict[str, str]]:
+    """Attributes of each such child of the annotation that `export` writes."""
+    top = model.getAnnotation()
+    models = [top.getChild(i) for i in range(top.getNumChildren())] if top is not None else []
+    children = [m.getChild(i) for m in models if m.getURI() == ANNOTATION for i in range(m.getNumChildren())]
+    return [
+        {c.getAttrName(i): c.getAttrValue(i) for i in range(c.getAttributesLength())}
+        for c in children
+        if c.getName() == element
+    ]
+
+
+def given_values(model: Any) -> dict[str, float]:
+    """Parameters that the annotation says were given to the exported model."""
+    out: dict[str, float] = {}
+    for attributes in annotated(model, "given"):
+        name, text = attributes.get("name", ""), attributes.get("value", "")
+        try:
+            out[name] = float(text)
+        except ValueError:
+            out[name] = math.nan
+        if not math.isfinite(out[name]):
+            raise outside(f"the annotation gives {name} as {text!r}", "a finite number", "remove the annotation")
+    return out
 
 
 def net_changes(model: Any) -> dict[str, Net]:

@@ -18,7 +18,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from os import PathLike
 from typing import Any
 
 import libsbml
@@ -27,7 +26,7 @@ from tdt_core.errors import ModelError
 from tdt_core.kinetics.network import Binding, Network, Pool, State, Transfer, labelled
 from tdt_core.kinetics.rules import Quantities, Rule, RuleTable
 from tdt_core.kinetics.sbml import document
-from tdt_core.kinetics.sbml.document import ANNOTATION, outside
+from tdt_core.kinetics.sbml.document import outside
 from tdt_core.kinetics.sbml.laws import Affine, Form, NotMassAction, Scalar, constant, form_of, name
 from tdt_core.kinetics.sbml.moves import Move, Place, Sites, merged, moves_of
 from tdt_core.parameters import ParameterTable
@@ -46,6 +45,8 @@ class SbmlModel:
     rules : parameters, compartment sizes and initial values as `sbml.<id>` and `initial.<species id>`, in the file's units.
     rates : coefficient -> its quantity, and the factor from the file's units to nmol and min.
     initial_nmol : what the file puts into the entry at time 0. `simulate` gives what its schedule says instead.
+    options, given : of a file that `export` wrote, the options of its model, and the parameters that were given to it. Both
+        already act in `rates`.
     """
 
     name: str
@@ -55,6 +56,8 @@ class SbmlModel:
     rules: tuple[Rule, ...]
     rates: Mapping[str, tuple[str, float]]
     initial_nmol: float
+    options: Mapping[str, str] = field(default_factory=dict)
+    given: Mapping[str, float] = field(default_factory=dict)
     _networks: dict[tuple[tuple[str, ...], tuple[str, ...]], Network] = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -89,7 +92,7 @@ def _table(rules: Sequence[Rule]) -> RuleTable:
 
 
 def read(
-    source: str | PathLike[str],
+    source: str | bytes,
     *,
     entry: str | None = None,
     labels: Sequence[str] | None = None,
@@ -99,7 +102,7 @@ def read(
 
     Parameters
     ----------
-    source : the text of a document (it starts with `<`), or the path of a file.
+    source : what a file holds: text, or bytes in UTF-8.
     entry : id of the species that administrations enter; files that `export` wrote name it themselves.
     labels : of a file that counts radioactive and cold ligand apart: the words that tell their species by name, radioactive
         ones first and the cold one last, such as `("hot", "cold")`. All must move alike, and each radioactive amount must
@@ -169,6 +172,8 @@ class _Reader:
             rules=rules,
             rates=rates,
             initial_nmol=initial,
+            options={a.get("name", ""): a.get("value", "") for a in document.annotated(self.sbml, "option")},
+            given=document.given_values(self.sbml),
         )
 
     def refused(self, reaction: str, why: str) -> ModelError:
@@ -182,11 +187,8 @@ class _Reader:
 
     def entry(self, given: str | None) -> str:
         """Species that administrations enter: the given one, or that of the annotation."""
-        node = self.sbml.getAnnotation()
-        for i in range(node.getNumChildren() if node is not None else 0):
-            child = node.getChild(i)
-            if given is None and child.getURI() == ANNOTATION and child.getName() == "entry":
-                given = child.getAttrValue("species")
+        if given is None:
+            given = next((a.get("species") for a in document.annotated(self.sbml, "entry")), None)
         if given not in self.states:
             some = ", ".join(self.states[:8]) + (", ..." if len(self.states) > 8 else "")
             raise outside(

@@ -12,11 +12,9 @@ Time is in minutes after the first administration (time 0 without a schedule), b
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
-from xml.sax.saxutils import escape
+from collections.abc import Mapping, Sequence
+from typing import Any
+from xml.sax.saxutils import escape, quoteattr
 
 import libsbml
 import numpy as np
@@ -25,11 +23,13 @@ from tdt_core.errors import ModelError
 from tdt_core.kinetics.network import Network
 from tdt_core.kinetics.rules import RuleTable
 from tdt_core.kinetics.sbml.document import ANNOTATION
+from tdt_core.kinetics.sbml.doses import Dose, decay_per_min, dose_of, nuclides_of
+from tdt_core.kinetics.sbml.names import Identifiers, identifier_of, identifiers
 from tdt_core.kinetics.simulation import OdeModel, check_schedule
-from tdt_core.nuclides import nuclide as nuclide_of
 from tdt_core.twin import Administration
 
-MIN_PER_H = 60.0
+OPTIONS = ("release", "plasma_binding", "ligand")
+"""Attributes of a model that an export names."""
 
 _UNITS: Mapping[str, tuple[tuple[int, int, int, float], ...]] = {
     # id -> (kind, exponent, scale, multiplier)
@@ -40,32 +40,6 @@ _UNITS: Mapping[str, tuple[tuple[int, int, int, float], ...]] = {
     "nmol_per_min": ((libsbml.UNIT_KIND_MOLE, 1, -9, 1.0), (libsbml.UNIT_KIND_SECOND, -1, 0, 60.0)),
     "nmol_min": ((libsbml.UNIT_KIND_MOLE, 1, -9, 1.0), (libsbml.UNIT_KIND_SECOND, 1, 0, 60.0)),
 }
-_RESERVED = {"time", "pi", "avogadro", "exponentiale", "infinity", "inf", "nan", "notanumber", "true", "false", "delay"}
-
-
-class Identifiers(NamedTuple):
-    """SBML identifiers of regions and coefficients by name, states by `label/region/part`, integrals by (label, region)."""
-
-    regions: Mapping[str, str]
-    states: Mapping[str, str]
-    coefficients: Mapping[str, str]
-    integrals: Mapping[tuple[str, str], str]
-
-
-def identifiers(model: OdeModel, labels: Sequence[str] = ("ligand",)) -> Identifiers:
-    """What `export` calls everything for these labels, so that a tool's inputs and outputs can be set and read by name."""
-    network = model.network(tuple(labels))
-    taken: set[str] = set()
-
-    def table(names: Iterable[str]) -> dict[str, str]:
-        return {name: _identifier(name, taken) for name in names}
-
-    return Identifiers(
-        table(model.regions),
-        table(s.name for s in network.states),
-        table(network.coefficients),
-        {(label, r): _identifier(f"tia {label} {r}", taken) for label in labels for r in model.regions},
-    )
 
 
 def export(
@@ -109,12 +83,12 @@ def export(
     given = tuple(sorted(schedule or (), key=lambda a: a.time_h))
     if schedule is not None:
         check_schedule(given)
-    hot = _nuclides(tuple(labels), nuclide, given, integrals)
+    hot = nuclides_of(tuple(labels), nuclide, given, integrals)
     network = model.network(tuple(labels))
     values = network.gather(model.coefficients(parameters))
     if len(values) != 1:
         raise ModelError(f"{len(values)} sets of parameters", expected="one", remedy="export one patient", kind="model.batch")
-    doses = tuple(_dose(a, tuple(labels), hot, given[0].time_h) for a in given)
+    doses = tuple(dose_of(a, tuple(labels), hot, given[0].time_h) for a in given)
     writer = _Writer(model, network, tuple(labels), identifiers(model, labels))
     writer.compartments(model.quantities(parameters) if hasattr(model, "quantities") else {})
     writer.species(doses)
@@ -128,89 +102,7 @@ def export(
     return str(libsbml.writeSBMLToString(writer.document))
 
 
-# --- what is given ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Dose:
-    """One administration: minutes after the first, nmol of each label, nuclide of each radioactive one."""
-
-    start_min: float
-    duration_min: float
-    amounts: Mapping[str, float]
-    nuclides: Mapping[str, str]
-
-
-def _nuclides(
-    labels: tuple[str, ...], named: str | None, given: Sequence[Administration], integrals: bool
-) -> Mapping[str, str]:
-    """Nuclide of each radioactive label; of the only label where its integrals need one."""
-    used = tuple(dict.fromkeys(a.nuclide for a in given))
-    radioactive = labels[:-1] if len(labels) > 1 else labels if integrals else ()
-    if not labels or len(set(labels)) < len(labels) or any("/" in label for label in labels):
-        raise ModelError(f"labels {labels}", expected="different names without a slash", kind="model.label")
-    if len(radioactive) > 1:
-        out = {label: label for label in radioactive}
-    elif not radioactive:
-        return {}
-    else:
-        if named is None and len(used) != 1:
-            raise ModelError(
-                f"the label {radioactive[0]} has no nuclide" if not used else f"nuclides {', '.join(used)} for one label",
-                expected="one nuclide",
-                remedy="pass nuclide, or name one label after each nuclide and the last one cold",
-                kind="model.sbml",
-            )
-        out = {radioactive[0]: named or used[0]}
-    strangers = [n for n in used if n not in out.values()]
-    if strangers and len(labels) > 1:
-        raise ModelError(
-            f"the schedule gives {', '.join(strangers)}, which no label counts",
-            expected=f"nuclides of the labels: {', '.join(out.values())}",
-            remedy="name one label after each nuclide and the last one cold",
-            kind="model.sbml",
-        )
-    return out
-
-
-def _decay_per_min(name: str) -> float:
-    return float(nuclide_of(name).decay_constant_per_h) / MIN_PER_H
-
-
-def _dose(a: Administration, labels: tuple[str, ...], hot: Mapping[str, str], origin_h: float) -> _Dose:
-    assert a.amount_nmol is not None  # checked before
-    total = a.amount_nmol * a.net_activity_mbq / a.activity_mbq  # the residual takes its share of the ligand too
-    start_min, duration_min = (a.time_h - origin_h) * MIN_PER_H, a.duration_h * MIN_PER_H
-    if len(labels) == 1:
-        return _Dose(start_min, duration_min, {labels[0]: total}, {})
-    label = next(n for n in labels[:-1] if hot[n] == a.nuclide)
-    radioactive = a.net_activity_mbq / nuclide_of(a.nuclide).mbq_per_nmol
-    if radioactive > total * (1 + 1e-9):
-        raise ModelError(
-            f"{a.net_activity_mbq:g} MBq of {a.nuclide} at {a.time_h:g} h are {radioactive:g} nmol, of {total:g} nmol ligand",
-            expected="no more radioactive ligand than ligand",
-            remedy="correct the activity or the ligand amount",
-            kind="model.amount",
-        )
-    amounts = {label: radioactive, labels[-1]: max(total - radioactive, 0.0)}
-    return _Dose(start_min, duration_min, amounts, {label: a.nuclide})
-
-
 # --- the document ----------------------------------------------------------------------------------------------------
-
-
-def _identifier(name: str, taken: set[str]) -> str:
-    """A readable SId that is not taken yet, and is from now on."""
-    text = re.sub(r"[^A-Za-z0-9]+", "_", name.replace(" / ", "_per_")).strip("_")
-    text = text if text and not text[0].isdigit() else f"x_{text}"
-    if text.lower() in _RESERVED:
-        text += "_"
-    out, n = text, 1
-    while out in taken:
-        n += 1
-        out = f"{text}_{n}"
-    taken.add(out)
-    return out
 
 
 def _number(value: float) -> str:
@@ -228,7 +120,7 @@ class _Writer:
         self.document = libsbml.SBMLDocument(3, 1)
         self.model = self.document.createModel()
         name = str(getattr(model, "name", type(model).__name__))
-        _done(self.model.setId(_identifier(name, set())), name)
+        _done(self.model.setId(identifier_of(name, set())), name)
         _done(self.model.setName(_printable(name)), name)
         for setter, unit in (
             (self.model.setSubstanceUnits, "nmol"),
@@ -248,7 +140,7 @@ class _Writer:
                 unit.setMultiplier(multiplier)
 
     def new(self, hint: str) -> str:
-        return _identifier(hint, self.taken)
+        return identifier_of(hint, self.taken)
 
     def parameter(self, identifier: str, name: str, value: float, unit: str, *, constant: bool = True, note: str = "") -> None:
         one = self.model.createParameter()
@@ -290,7 +182,7 @@ class _Writer:
             if volume is not None:
                 one.setSize(float(np.real(np.asarray(volume)).reshape(-1)[0]))
 
-    def species(self, doses: Sequence[_Dose]) -> None:
+    def species(self, doses: Sequence[Dose]) -> None:
         """One per state. What is given at time 0 at once stands in the entry from the start."""
         start = {self.entry[label]: 0.0 for label in self.labels}
         for dose in doses:
@@ -350,7 +242,7 @@ class _Writer:
         if nuclide not in self.constants:
             self.constants[nuclide] = self.new(f"decay_constant_{nuclide}")
             name, note = f"decay constant of {nuclide}", "ICRP Publication 107"
-            self.parameter(self.constants[nuclide], name, _decay_per_min(nuclide), "per_min", note=note)
+            self.parameter(self.constants[nuclide], name, decay_per_min(nuclide), "per_min", note=note)
         return self.constants[nuclide]
 
     def decays(self, hot: Mapping[str, str]) -> None:
@@ -364,7 +256,7 @@ class _Writer:
                     f"decay_{state.name}", name, source, target, f"{self.decay_constant(hot[state.label])} * {source}", ()
                 )
 
-    def administrations(self, doses: Sequence[_Dose]) -> None:
+    def administrations(self, doses: Sequence[Dose]) -> None:
         """Boluses after time 0 as events, infusions as reactions."""
         later: dict[float, list[tuple[str, str]]] = {}
         for k, dose in enumerate(doses, 1):
@@ -381,7 +273,7 @@ class _Writer:
                 sums.setdefault(species, [species]).append(given)
             self._event(f"bolus_event_{k}", at_min, {species: " + ".join(terms) for species, terms in sums.items()})
 
-    def _infusion(self, hint: str, dose: _Dose) -> None:
+    def _infusion(self, hint: str, dose: Dose) -> None:
         """Total ligand at a constant rate; its radioactive part decays in the syringe as it does in the body."""
         total = self.new(f"{hint}_rate")
         rates = {total: sum(dose.amounts.values()) / dose.duration_min}
@@ -445,9 +337,10 @@ class _Writer:
             lines.append(f"Radioactive ligand: {', '.join(self.labels[:-1])}; it decays into {self.labels[-1]}.")
         else:
             lines.append("Amounts are of the total ligand without decay.")
-        if hasattr(self.source, "release"):
-            lines.append(f"Released ligand is {self.source.release}.")
-        lines += [f"Given: {name} = {_number(float(np.real(value)))}" for name, value in parameters.items()]
+        options = _options(self.source)
+        lines += [f"Option {name.replace('_', ' ')}: {value}." for name, value in options.items()]
+        values = {name: float(np.real(np.asarray(value)).reshape(-1)[0]) for name, value in parameters.items()}
+        lines += [f"Given: {name} = {_number(value)}" for name, value in values.items()]
         if given:
             lines.append(f"Time 0 is the first administration, {given[0].time_h:g} h on the schedule's axis.")
         for a in given:
@@ -455,8 +348,20 @@ class _Writer:
             vial = f"vial of {_number(a.activity_mbq)} MBq {a.nuclide} and {_number(a.amount_nmol or 0.0)} nmol {a.ligand}"
             lines.append(f"{a.time_h:g} h: {_number(a.net_activity_mbq)} MBq {how}, {vial}.")
         _annotate(self.model, lines)
-        entry = self.entry[self.labels[-1]]
-        _done(self.model.setAnnotation(f'<tdt:entry xmlns:tdt="{ANNOTATION}" species="{entry}"/>'), "entry")
+        said = [_tag("entry", species=self.entry[self.labels[-1]])]
+        said += [_tag("option", name=name, value=value) for name, value in options.items()]
+        said += [_tag("given", name=name, value=repr(value)) for name, value in values.items()]
+        _done(self.model.setAnnotation(f'<tdt:model xmlns:tdt="{ANNOTATION}">{"".join(said)}</tdt:model>'), "annotation")
+
+
+def _options(model: OdeModel) -> dict[str, str]:
+    """What the model was made with, by option; of a model that was read, what its file said."""
+    said = getattr(model, "options", None)
+    return dict(said) if isinstance(said, Mapping) else {n: str(v) for n in OPTIONS if (v := getattr(model, n, ""))}
+
+
+def _tag(element: str, **attributes: str) -> str:
+    return f"<tdt:{element} {' '.join(f'{name}={quoteattr(_printable(value))}' for name, value in attributes.items())}/>"
 
 
 def _math(formula: str) -> Any:
