@@ -5,6 +5,7 @@ for a patient's regions.
 """
 
 from tdt_core.kinetics import compartmental as _compartmental
+from tdt_core.kinetics import lumping as _lumping
 from tdt_core.kinetics import sum_of_exponentials as _sum_of_exponentials
 from tdt_core.kinetics.ladder import KineticModel, log_jacobian_by_differences, register, rung_for, rungs, to_natural
 from tdt_core.kinetics.pbrpk import pbrpk as model
@@ -24,4 +25,4 @@ __all__ = [
     "to_natural",
 ]
 
-_REGISTERED = (_compartmental, _sum_of_exponentials)
+_REGISTERED = (_compartmental, _lumping, _sum_of_exponentials)
