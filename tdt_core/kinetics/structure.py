@@ -216,6 +216,6 @@ class Structure:
         if self.plasma_binding == "albumin":
             for organ in self.organs:
                 outside = (TISSUE_COMPLEX,) if organ.template == "tumour" else ()
-                *inner, last = organ.parts
+                *inner, last = parts[organ.name]
                 parts[organ.name] = (*outside, *inner, COMPLEX, last)
         return parts
