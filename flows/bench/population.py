@@ -1,7 +1,7 @@
-"""`tdt bench population`: virtual patients of the model psma against what cohorts of patients reported.
+"""`tdt bench population`: virtual patients of a model (`--model psma` or `sstr`) against what cohorts of patients reported.
 
-Rebuilds the check table from `clinical_levels_psma617.csv`: each published figure, the simulated mean and SD, whether the mean
-lies within one SD of the cohort's and by how much the SDs differ; then the directions of `clinical_trends_psma617.csv`. A row
+Rebuilds the check table from the model's `clinical_levels_*.csv`: each published figure, the simulated mean and SD, whether the
+mean lies within one SD of the cohort's and by how much the SDs differ; then the directions of `clinical_trends_*.csv`. A row
 holds where its mean is inside for one verified cohort, its spread where one of these has an SD within a factor of 1.5. The
 virtual patients are others than those of the fit (seed 0). `--calibrate 1` fits what the column `calibrated_to` names anew.
 """
@@ -15,24 +15,25 @@ from typing import Any
 import numpy as np
 
 from tdt_core.errors import SettingsError
-from tdt_core.kinetics.clinical_levels import SD_FACTOR, Level, cohort, levels, target, trends
+from tdt_core.kinetics.clinical_levels import SD_FACTOR, Level, cohort, falling, levels, target, trends
 from tdt_core.kinetics.clinical_levels import calibrate as fit_to_levels
-from tdt_core.kinetics.population import Population, population
+from tdt_core.kinetics.population import LIGANDS, Population, population
 
 FIT_SEED = 0
-FALLING = ("kidneys.dose", "parotid.dose")
-"""Rows that fall along each trend."""
 
 
-def run(patients: int = 2000, seed: int = 1, calibrate: int = 0) -> dict[str, Any]:
-    """Named figures of `patients` virtual patients; `calibrate` not 0 also fits the population anew."""
+def run(patients: int = 2000, seed: int = 1, calibrate: int = 0, model: str = "psma") -> dict[str, Any]:
+    """Named figures of `patients` virtual patients of `model`; `calibrate` not 0 also fits the population anew."""
     if patients < 2:
         raise SettingsError(f"{patients} patients", expected="at least 2, for an SD", kind="settings.bench")
-    people = population("psma")
+    if model not in LIGANDS:
+        raise SettingsError(f"no population of {model!r}", expected=f"one of {', '.join(LIGANDS)}", kind="settings.bench")
+    people = population(model)
     started = time.perf_counter()
     found = {row: (float(v.mean()), float(v.std(ddof=1))) for row, v in cohort(people, patients, seed).items()}
-    rows = [checked(level, *found[level.row]) for level in levels()]
+    rows = [checked(level, *found[level.row]) for level in levels(model)]
     figures: dict[str, Any] = {
+        "model": model,
         "patients": patients,
         "seed": seed,
         "rows": rows,
@@ -84,9 +85,10 @@ def verdicts(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 def directions(people: Population, patients: int, seed: int) -> dict[str, Any]:
     """Trend -> steps, mean of each falling row at each step, and whether it falls on average and in every patient."""
     out: dict[str, Any] = {}
+    rows = falling(people.model.name)
     for trend, steps in trends(people, patients, seed).items():
-        told: dict[str, Any] = {"steps": list(steps)}
-        for row in FALLING:
+        told: dict[str, Any] = {"steps": list(steps), "rows": list(rows[trend])}
+        for row in rows[trend]:
             values = np.stack([at[row] for at in steps.values()])  # (steps, patients)
             told[row] = [float(v) for v in values.mean(axis=1)]
             told[f"{row} falls"] = bool((np.diff(values.mean(axis=1)) < 0).all())
@@ -101,7 +103,7 @@ def fitted(people: Population) -> list[dict[str, Any]]:
     for name, fits in people.calibrated.items():
         parameter = people.table.parameters[name]
         for what, row in fits.items():
-            mean, sd = target(row)
+            mean, sd = target(row, people.model.name)
             out.append(
                 {
                     "parameter": name,
@@ -123,7 +125,9 @@ def refit(people: Population) -> Population:
 
 def describe(figures: Mapping[str, Any]) -> str:
     """The check table for the terminal."""
-    lines = [f"{figures['patients']} virtual patients, seed {figures['seed']}, {figures['wall_seconds']:.1f} s"]
+    lines = [
+        f"{figures['model']}: {figures['patients']} virtual patients, seed {figures['seed']}, {figures['wall_seconds']:.1f} s"
+    ]
     lines.append(f"{'row':<28}{'cohort':<18}{'published':>15}  {'simulated':>15}  {'inside':<7}{'SD ratio':>8}  use")
     for line in figures["rows"]:
         published = _pair(line["published_mean"], line["published_sd"])
@@ -137,7 +141,7 @@ def describe(figures: Mapping[str, Any]) -> str:
         spread = f"holds ({', '.join(verdict['sd_by'])})" if verdict["spread_holds"] else "DOES NOT HOLD"
         lines.append(f"{row}, {verdict['use']}: mean {mean}, spread {spread}")
     for trend, told in figures["trends"].items():
-        for row in FALLING:
+        for row in told["rows"]:
             values = ", ".join(f"{s:g}: {v:.3f}" for s, v in zip(told["steps"], told[row], strict=True))
             lines.append(f"{trend}: {row} {'falls' if told[f'{row} falls'] else 'DOES NOT FALL'} ({values})")
     for name in ("calibrated", "calibrated_anew"):

@@ -2,7 +2,7 @@
 
 Absorbed doses are self doses by electrons: the organ's own time-integrated activity over its mass. Excretion is all ligand that
 left the body: urine, and what cells let go where released ligand is lost. Both half-lives of blood are of all ligand in serum,
-corrected for decay.
+corrected for decay. What amino acids spare the kidneys compares each patient under them with the same one without.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from tdt_core.dosimetry.units import JOULE_PER_MBQ_H_KEV
-from tdt_core.errors import EstimationError
+from tdt_core.errors import EstimationError, ModelError
 from tdt_core.kinetics.pbrpk import PBRPK, SINK, VENOUS
 from tdt_core.kinetics.population import OWN, Population
 from tdt_core.kinetics.simulation import simulate_batch
@@ -26,8 +26,9 @@ from tdt_core.twin import Administration
 
 FloatArray = npt.NDArray[np.float64]
 
-TABLE = "clinical_levels_psma617.csv"
-TRENDS = "clinical_trends_psma617.csv"
+TABLES: Mapping[str, str] = {"psma": "psma617", "sstr": "dotatate"}
+"""Model -> its published figures: `clinical_levels_<this>.csv` and `clinical_trends_<this>.csv`."""
+
 MBQ_PER_GBQ = 1000.0
 
 ORGANS: Mapping[str, tuple[str, ...]] = {
@@ -38,12 +39,16 @@ ORGANS: Mapping[str, tuple[str, ...]] = {
     "red_marrow": ("red_marrow",),
     "liver": ("liver",),
     "spleen": ("spleen",),
+    "pituitary": ("pituitary",),
     "tumour": ("tumour_rest",),
 }
 """Reported organ -> regions of the model."""
 
 SINGLE = "kidney_left"
 """The kidney that patients with a single one lack."""
+
+REUPTAKE = "ligand.reuptake"
+EXCRETED = "excreted_"
 
 SD_FACTOR = 1.5
 """By how much a simulated SD between patients may differ from a published one."""
@@ -80,9 +85,15 @@ class Level:
         return None if self.sd is None else sd / self.sd
 
 
+def _table(kind: str, model: str) -> tuple[dict[str, str], ...]:
+    if model not in TABLES:
+        raise ModelError(f"no clinical {kind} for {model!r}", expected=f"one of {', '.join(TABLES)}", kind="model.name")
+    return packaged_csv(f"clinical_{kind}_{TABLES[model]}.csv")
+
+
 @cache
-def levels() -> tuple[Level, ...]:
-    """All published figures, in the order of the table."""
+def levels(model: str = "psma") -> tuple[Level, ...]:
+    """All published figures that a model is compared with, in the order of the table. Raises ModelError `model.name`."""
     return tuple(
         Level(
             r["row"],
@@ -95,19 +106,22 @@ def levels() -> tuple[Level, ...]:
             r["use"],
             r["source"],
         )
-        for r in packaged_csv(TABLE)
+        for r in _table("levels", model)
     )
 
 
-def target(row: str) -> tuple[float, float | None]:
+def target(row: str, model: str = "psma") -> tuple[float, float | None]:
     """Mean and SD that a row is fitted to.
 
     The mean is that of the verified cohorts, weighted by their patients; the SD has the coefficient of variation of those that
-    published one, weighted likewise, and is not below the smallest published SD over SD_MARGIN.
+    published one, weighted likewise, and is not below the smallest published SD over SD_MARGIN. A row without a verified cohort
+    is fitted to the second-hand ones, of equal weight where their patients are not known.
     """
-    cohorts = [v for v in levels() if v.row == row and v.status == "verified" and v.n]
-    mean = sum(v.mean * v.n for v in cohorts if v.n) / sum(v.n for v in cohorts if v.n)
-    spread = [(v.sd, v.mean, v.n) for v in cohorts if v.sd is not None and v.n is not None]
+    lines = [v for v in levels(model) if v.row == row]
+    verified = [v for v in lines if v.status == "verified" and v.n]
+    cohorts = [(v.mean, v.sd, v.n or 1) for v in verified or lines]
+    mean = sum(m * n for m, _, n in cohorts) / sum(n for _, _, n in cohorts)
+    spread = [(sd, m, n) for m, sd, n in cohorts if sd is not None]
     if not spread:
         return mean, None
     variation = sum(n * sd / m for sd, m, n in spread) / sum(n for _, _, n in spread)
@@ -130,21 +144,19 @@ def outcomes(
     given = administration or people.administration()
     shared = people.settings
     late, early = ([shared.value(f"{OWN}.{end}_{side}") for side in ("from", "to")] for end in ("late", "early"))
-    times = sorted({*late, *early, 4.0, 12.0, 24.0})
-    data = simulate_batch(model, drawn, [given], times, rtol=rtol)
-    if bool(data["failed"].any()):
-        raise EstimationError(
-            f"the solver gave up on {int(data['failed'].sum())} virtual patients",
-            remedy="look for extreme parameters",
-            kind="model.solver",
-        )
+    excretion = _hours_of_excretion(people.model.name)
+    data = _solved(model, drawn, given, sorted({*late, *early, *excretion}), rtol)
     doses, tias = _organs(model, drawn, data, given)
     ligand = data["amount_nmol"].sel(label="total")
     out = {f"{organ}.dose": dose for organ, dose in doses.items()}
     out |= {f"{organ}.tiac": tia for organ, tia in tias.items()}
     assert given.amount_nmol is not None
-    for hours in (4.0, 12.0, 24.0):
-        out[f"excreted_{hours:g}h"] = 100.0 * ligand.sel(region=SINK, time_h=hours).to_numpy() / given.amount_nmol
+    for hours in excretion:
+        out[f"{EXCRETED}{hours:g}h"] = 100.0 * ligand.sel(region=SINK, time_h=hours).to_numpy() / given.amount_nmol
+    if REUPTAKE in drawn:
+        plain = {**drawn, REUPTAKE: np.ones_like(drawn[REUPTAKE])}
+        without = _organs(model, plain, _solved(model, plain, given, [late[1]], rtol), given)[0]
+        out["kidneys.spared"] = 100.0 * (1.0 - doses["kidneys"] / without["kidneys"])
     blood = ligand.sel(region=VENOUS)
 
     def at(hours: float) -> FloatArray:
@@ -158,6 +170,25 @@ def outcomes(
     out["blood.late_half_life"] = np.log(2.0) / rate
     out["blood.early_half_life"] = np.log(2.0) * (early[1] - early[0]) / np.log(beyond(early[0]) / beyond(early[1]))
     return out
+
+
+def _hours_of_excretion(model: str) -> list[float]:
+    """Hours after the administration at which excretion is told: those that were published, and 4, 12 and 24 h."""
+    rows = (v.row for v in levels(model) if v.row.startswith(EXCRETED))
+    return sorted({4.0, 12.0, 24.0, *(float(r.removeprefix(EXCRETED).removesuffix("h")) for r in rows)})
+
+
+def _solved(
+    model: PBRPK, drawn: Mapping[str, FloatArray], given: Administration, times: list[float], rtol: float
+) -> xr.Dataset:
+    data = simulate_batch(model, drawn, [given], times, rtol=rtol)
+    if bool(data["failed"].any()):
+        raise EstimationError(
+            f"the solver gave up on {int(data['failed'].sum())} virtual patients",
+            remedy="look for extreme parameters",
+            kind="model.solver",
+        )
+    return data
 
 
 def _organs(
@@ -177,18 +208,24 @@ def _organs(
 
 
 def cohort(people: Population, m: int, seed: int = 0) -> dict[str, FloatArray]:
-    """All rows of the clinical levels for m virtual patients, and for the same patients with a single kidney."""
+    """All rows of the clinical levels for m virtual patients; where a row asks, also for the same with a single kidney."""
     out = outcomes(people, people.draw(m, seed))
-    single = people.model.without(SINGLE)
-    out["single_kidney.dose"] = outcomes(people, people.draw(m, seed, single), model=single)["kidneys.dose"]
+    if any(level.row == "single_kidney.dose" for level in levels(people.model.name)):
+        single = people.model.without(SINGLE)
+        out["single_kidney.dose"] = outcomes(people, people.draw(m, seed, single), model=single)["kidneys.dose"]
     return out
 
 
+def falling(model: str = "psma") -> dict[str, tuple[str, ...]]:
+    """Trend -> rows that fall along it in patients."""
+    return {step["trend"]: tuple(step["falls"].split()) for step in _table("trends", model)}
+
+
 def trends(people: Population, m: int, seed: int = 0) -> dict[str, dict[float, dict[str, FloatArray]]]:
-    """Trend -> step -> row -> (m,) self doses of the same m virtual patients at each step of `TRENDS`."""
+    """Trend -> step -> row -> (m,) self doses of the same m virtual patients at each published step."""
     drawn = people.draw(m, seed)
     out: dict[str, dict[float, dict[str, FloatArray]]] = {}
-    for step in packaged_csv(TRENDS):
+    for step in _table("trends", people.model.name):
         value = float(step["value"])
         if step["trend"] == "tumour_load":
             found = outcomes(people, {**drawn, "tumour_rest.volume": np.full(m, value)})
@@ -217,7 +254,8 @@ def calibrate(people: Population, m: int = 1000, seed: int = 0, tolerance: float
     def misfit(x: FloatArray) -> FloatArray:
         tried = candidate(x)
         found = outcomes(tried, tried.draw(m, seed))
-        return np.array([np.log(_STATISTIC[what](found[row]) / _wanted(row, what)) for _, what, row in free])
+        name = people.model.name
+        return np.array([np.log(_STATISTIC[what](found[row]) / _wanted(row, what, name)) for _, what, row in free])
 
     x = np.array([_start(people, name, what) for name, what, _ in free])
     step = 0.02
@@ -242,8 +280,8 @@ _STATISTIC: Mapping[str, Callable[[FloatArray], float]] = {
 }
 
 
-def _wanted(row: str, what: str) -> float:
-    mean, sd = target(row)
+def _wanted(row: str, what: str, model: str) -> float:
+    mean, sd = target(row, model)
     value = mean if what == "median" else sd
     if value is None:
         raise EstimationError(f"no SD of {row} was published", remedy="do not fit it", kind="estimation.calibration")
@@ -262,4 +300,4 @@ def _median(people: Population, name: str, x: float) -> float:
     return float(1.0 / (1.0 + np.exp(-x)) if logit else np.exp(x))
 
 
-__all__ = ["ORGANS", "SD_FACTOR", "Level", "calibrate", "cohort", "levels", "outcomes", "target", "trends"]
+__all__ = ["ORGANS", "SD_FACTOR", "Level", "calibrate", "cohort", "falling", "levels", "outcomes", "target", "trends"]

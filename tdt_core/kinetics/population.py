@@ -1,8 +1,9 @@
 """Virtual patients of a whole-body model: what varies between people, as draws of its quantities.
 
-`pbrpk_psma_population.csv` is a table of rules like those of the models. Rows with a distribution are drawn, jointly normal in
-the unconstrained space of each (natural, log or logit) with the correlations of `pbrpk_psma_population_correlations.csv`; the
-other rows follow from them or are shared by all. Rows of the scope `population` are its own; the rest are given to the model.
+`pbrpk_<model>_population.csv` is a table of rules like those of the models. Rows with a distribution are drawn, jointly normal
+in the unconstrained space of each (natural, log or logit) with the correlations of the model's other table,
+`pbrpk_<model>_population_correlations.csv`; the other rows follow from them or are shared by all. Rows of the scope `population`
+are its own; the rest are given to the model.
 """
 
 from __future__ import annotations
@@ -26,8 +27,11 @@ FloatArray = npt.NDArray[np.float64]
 OWN = "population"
 """Scope of quantities that are not the model's."""
 
-TABLES = {"psma": "pbrpk_psma_population"}
-"""Model -> its table of the population; `_correlations` is added for the other one."""
+LIGANDS = {"psma": "PSMA-617", "sstr": "DOTATATE"}
+"""Model that has a population -> the ligand that its patients are given."""
+
+NUCLIDE = "Lu-177"
+"""What they are given it with."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +44,7 @@ class Population:
     rules : rows of the population's table.
     correlations : (one, other) -> correlation between two drawn quantities, in the space in which they are drawn.
     calibrated : quantity -> {"median" or "sd": row of the clinical levels that it was fitted to}.
+    ligand : what the patients are given.
 
     Raises
     ------
@@ -52,6 +57,7 @@ class Population:
     rules: tuple[Rule, ...]
     correlations: Mapping[tuple[str, str], float]
     calibrated: Mapping[str, Mapping[str, str]]
+    ligand: str
 
     def __post_init__(self) -> None:
         unknown = [n for n in self.table if not n.startswith(f"{OWN}.") and n not in self.model.table]
@@ -135,7 +141,7 @@ class Population:
         shared = self.settings
         activity = shared.value(f"{OWN}.activity") if activity_mbq is None else activity_mbq
         amount = activity / shared.value(f"{OWN}.specific_activity") if amount_nmol is None else amount_nmol
-        return Administration(0.0, "population", "PSMA-617", "Lu-177", activity, amount_nmol=amount)
+        return Administration(0.0, "population", self.ligand, NUCLIDE, activity, amount_nmol=amount)
 
     def changed(self, medians: Mapping[str, float], sds: Mapping[str, float] | None = None) -> Population:
         """The population with other medians and sds, and the same rules besides."""
@@ -167,16 +173,17 @@ def population(name: str = "psma") -> Population:
     ------
     ModelError `model.name`.
     """
-    if name not in TABLES:
-        raise ModelError(f"no population of {name!r}", expected=f"one of {', '.join(TABLES)}", kind="model.name")
-    rows = packaged_csv(f"{TABLES[name]}.csv")
-    pairs = packaged_csv(f"{TABLES[name]}_correlations.csv")
+    if name not in LIGANDS:
+        raise ModelError(f"no population of {name!r}", expected=f"one of {', '.join(LIGANDS)}", kind="model.name")
+    rows = packaged_csv(f"pbrpk_{name}_population.csv")
+    pairs = packaged_csv(f"pbrpk_{name}_population_correlations.csv")
     return Population(
         pbrpk(name).with_options(plasma_binding="free_fraction"),
         tuple(rule_of_row(row) for row in rows),
         {(pair["one"], pair["other"]): float(pair["correlation"]) for pair in pairs},
         _calibrated(rows),
+        LIGANDS[name],
     )
 
 
-__all__ = ["OWN", "TABLES", "Population", "population"]
+__all__ = ["LIGANDS", "OWN", "Population", "population"]

@@ -24,6 +24,25 @@ def test_the_check_table_is_rebuilt_with_every_published_line_and_its_verdict() 
     assert "DOES NOT FALL" not in told
 
 
+def test_the_table_of_sstr_says_where_it_does_not_hold() -> None:
+    figures = run(patients=300, seed=3, model="sstr")
+    assert [(r["row"], r["cohort"]) for r in figures["rows"]] == [(v.row, v.cohort) for v in levels("sstr")]
+    assert [row for row, v in figures["verdicts"].items() if not v["holds"]] == ["pituitary.dose"]
+    assert figures["verdicts"]["red_marrow.dose"]["use"] == "predicted"
+    for told in figures["trends"].values():
+        assert told["rows"]
+        assert all(told[f"{row} falls"] for row in told["rows"])
+    told = describe(figures)
+    assert told.startswith("sstr: 300 virtual patients")
+    assert "pituitary.dose, predicted: mean DOES NOT HOLD" in told
+    assert "median of ligand.reuptake" in told
+
+
+def test_a_model_without_a_population_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"no population of 'psma_reference'.*psma, sstr"):
+        run(patients=10, model="psma_reference")
+
+
 def test_a_row_holds_by_one_cohort_and_its_spread_by_one_whose_mean_is_met() -> None:
     def line(cohort: str, mean: float, sd: float | None, status: str = "verified") -> dict[str, object]:
         return checked(Level("kidneys.dose", "Gy/GBq", cohort, 9, mean, sd, status, "calibrated", "test"), 0.5, 0.1)

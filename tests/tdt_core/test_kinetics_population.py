@@ -278,7 +278,8 @@ def test_organs_at_risk_lose_uptake_to_tumours_in_every_patient_and_to_more_liga
 @pytest.mark.parametrize(
     ("make", "kind", "words"),
     [
-        (lambda: population("sstr"), "model.name", r"no population of 'sstr'.*psma"),
+        (lambda: population("fap"), "model.name", r"no population of 'fap'.*psma, sstr"),
+        (lambda: levels("fap"), "model.name", r"no clinical levels for 'fap'.*psma, sstr"),
         (lambda: PEOPLE.draw(0), "input.population", r"0 virtual patients"),
         (
             lambda: replace(PEOPLE, correlations={("body.age", "body.weight"): 0.5}),
