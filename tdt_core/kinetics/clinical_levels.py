@@ -26,7 +26,7 @@ from tdt_core.twin import Administration
 
 FloatArray = npt.NDArray[np.float64]
 
-TABLES: Mapping[str, str] = {"psma": "psma617", "sstr": "dotatate"}
+TABLES: Mapping[str, str] = {"psma": "psma617", "sstr": "sstr"}
 """Model -> its published figures: `clinical_levels_<this>.csv` and `clinical_trends_<this>.csv`."""
 
 MBQ_PER_GBQ = 1000.0

@@ -2,8 +2,8 @@
 
 `pbrpk_<model>_population.csv` is a table of rules like those of the models. Rows with a distribution are drawn, jointly normal
 in the unconstrained space of each (natural, log or logit) with the correlations of the model's other table,
-`pbrpk_<model>_population_correlations.csv`; the other rows follow from them or are shared by all. Rows of the scope `population`
-are its own; the rest are given to the model.
+`pbrpk_<model>_population_correlations.csv`; the other rows follow from them or are shared by all. Rows of the scope
+`population` are its own; the rest are given to the model.
 """
 
 from __future__ import annotations
