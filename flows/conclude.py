@@ -12,12 +12,12 @@ from flows.site import Site
 from flows.steps import load_posterior, start_of, therapy_of
 from storage.cycles import get_cycle
 from storage.work import WorkFolder
-from tdt_core.assimilation import smooth_draws, transition, was_treated
+from tdt_core.assimilation import poorly_fitted, smooth_draws, state_model, transition, was_treated
 from tdt_core.codec import from_plain, to_plain
-from tdt_core.kinetics import KineticModel, rung_for
+from tdt_core.kinetics import KineticModel
 from tdt_core.outcome import lab_trends
 from tdt_core.planning import objections, propose
-from tdt_core.planning.diagnostics import beyond_the_ledger, poorly_fitted
+from tdt_core.planning.diagnostics import beyond_the_ledger
 from tdt_core.planning.forecast import (
     dose_matrix,
     gy_per_mbq,
@@ -43,7 +43,7 @@ def conclude(site: Site, plan: CyclePlan) -> None:
     posterior, evidence = load_posterior(work)
     product = from_plain(Product, plan.identity["settings"]["product"])
     policy = tuple(from_plain(Limit, x) for x in plan.identity["settings"]["limits"])
-    rung = rung_of(plan, evidence.regions)
+    rung = rung_of(plan, posterior.model, evidence)
     given = therapy_of(evidence, product)
     treated = any(a.intent == "therapy" for a in evidence.administrations)
     current = ledger_row(plan.number, given, rung, arrays["region_dose"], arrays["g"], site.tissues)
@@ -121,7 +121,7 @@ def past_rows(site: Site, plan: CyclePlan, rung: KineticModel, posterior: Poster
     ancestor = plan.parent
     while ancestor is not None:
         state = site.store.load(ancestor)
-        earlier = rung_for(state.model, state.summary["ligand"], state.evidence.regions)
+        earlier = state_model(state)
         step = transition(earlier, state.cycle, following - state.valid_time_h, was_treated(state))
         rng = np.random.default_rng([*seed_of(plan), SMOOTHER, state.cycle])
         draws = smooth_draws(state.posterior, step, names, draws, rng)

@@ -12,14 +12,16 @@ from storage.cycles import digests_by_cycle, get_cycle
 from storage.identity import state_id as id_of
 from storage.identity import state_identity
 from storage.intake import CycleIntake
+from tdt_core.assimilation import LADDER
 from tdt_core.codec import from_plain, to_plain
 from tdt_core.errors import InputError
-from tdt_core.kinetics import KineticModel, rung_for
+from tdt_core.kinetics import KineticModel, covariates_of, rung_for
 from tdt_core.kinetics.ligands import family
 from tdt_core.planning import product_for
-from tdt_core.twin import Administration, Decision, Product, Region
+from tdt_core.twin import Administration, Decision, Evidence, Product
 
-DEFAULT_MODEL = "sum_of_exponentials"
+LADDER_MODEL = "ladder"
+"""Name in a state's identity of a fit that goes down the ladder; the state says which rung was used."""
 DEFAULT_ESTIMATOR = "map"
 ENGINE = "kernel"
 
@@ -44,7 +46,7 @@ def plan_chain(site: Site, bundles: Mapping[int, str], first: int, parent: str |
     given, unless a decision stands already.
     """
     digests = digests_by_cycle(site.evidence, dict(bundles))
-    rung = site.settings.model or DEFAULT_MODEL
+    model = site.settings.model or LADDER_MODEL
     plans: list[CyclePlan] = []
     known: set[str] = set()
     given: list[Administration] = []
@@ -63,7 +65,7 @@ def plan_chain(site: Site, bundles: Mapping[int, str], first: int, parent: str |
             administrations=given,
             decision=decision,
             prior={"origin": parent or "population"},
-            model=rung,
+            model=model,
             settings={
                 "estimator": site.settings.estimator or DEFAULT_ESTIMATOR,
                 "engine": ENGINE,
@@ -99,9 +101,15 @@ def product_of(site: Site, cycle: CycleIntake, given: list[Administration]) -> P
     )
 
 
-def rung_of(plan: CyclePlan, regions: tuple[Region, ...]) -> KineticModel:
-    """The kinetic model that a plan names."""
-    return rung_for(plan.identity["model"], plan.identity["settings"]["product"]["ligand"], regions)
+def rungs_of(plan: CyclePlan) -> tuple[str, ...]:
+    """The rungs that a plan's fit may use, in order."""
+    model = str(plan.identity["model"])
+    return LADDER if model == LADDER_MODEL else (model,)
+
+
+def rung_of(plan: CyclePlan, model: str, evidence: Evidence) -> KineticModel:
+    """The kinetic model that a plan's fit used."""
+    return rung_for(model, plan.identity["settings"]["product"]["ligand"], evidence.regions, covariates_of(evidence))
 
 
 def seed_of(plan: CyclePlan) -> tuple[int, int]:

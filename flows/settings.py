@@ -43,7 +43,7 @@ class Settings(BaseSettings):
     workers: int = Field(default=2, ge=1, le=1024, description="single-threaded Dask workers of the embedded cluster")
     n_draws: int = Field(default=500, ge=20, le=100_000, description="posterior draws of a state")
     root_seed: int = Field(default=20_261_120, ge=0, lt=2**32, description="root of all random numbers of a state")
-    model: str = Field(default="", description="kinetic model (rung); empty: sum_of_exponentials")
+    model: str = Field(default="", description="kinetic model (rung); empty: the ladder, from whole_body down")
     estimator: str = Field(default="", description="estimator; empty: MAP with Laplace draws")
     limits: Path | None = Field(default=None, description="dose limits (CSV); empty: the packaged ones")
     products: Path | None = Field(default=None, description="products, ranges, planned cycles (CSV); empty: packaged")

@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 
 from flows.decided import deviation
-from flows.plan import CyclePlan, decision_of, rung_of, seed_of
+from flows.plan import CyclePlan, decision_of, rung_of, rungs_of, seed_of
 from flows.site import Site
 from storage.cycles import get_cycle
 from storage.intake import CycleIntake
 from storage.work import WorkFolder
-from tdt_core.assimilation import Prior, adapt, assimilate, evolve, population_prior
+from tdt_core.assimilation import Prior, adapt, assimilate_on, evolve, population_prior, was_treated
 from tdt_core.codec import from_plain, to_plain
 from tdt_core.dosimetry.credible import credible_dose
 from tdt_core.dosimetry.density import mass_ratio
-from tdt_core.errors import InputError
+from tdt_core.errors import EstimationError, InputError
 from tdt_core.imaging.quantification import RegisteredScan, quantify_cycle
 from tdt_core.imaging.weights import voxel_weights, weight_draws
 from tdt_core.kinetics import KineticModel
@@ -89,14 +89,15 @@ def fit(site: Site, plan: CyclePlan) -> None:
     work = WorkFolder(site.home, plan.state_id)
     _, images = work.load("images")
     evidence = evidence_of(site, plan, images)
-    rung = rung_of(plan, evidence.regions)
-    posterior = assimilate(
-        prior_of(site, plan, rung, evidence),
+    settings = plan.identity["settings"]
+    posterior = assimilate_on(
+        rungs_of(plan),
+        settings["product"]["ligand"],
         evidence,
-        rung,
-        plan.identity["settings"]["estimator"],
+        lambda rung: prior_of(site, plan, rung, evidence),
+        settings["estimator"],
         seed=(*seed_of(plan), FIT),
-        n_draws=int(plan.identity["settings"]["n_draws"]),
+        n_draws=int(settings["n_draws"]),
     )
     arrays = {"mean": posterior.mean, "cholesky": posterior.cholesky, "draws": posterior.draws}
     work.save(
@@ -131,10 +132,15 @@ def evidence_of(site: Site, plan: CyclePlan, images: Mapping[str, Any]) -> Evide
 
 
 def prior_of(site: Site, plan: CyclePlan, rung: KineticModel, evidence: Evidence) -> Prior:
-    """Population prior for a first cycle, else the parent evolved to now, over this cycle's regions."""
+    """Population prior for a first cycle, else the parent evolved to now, over this cycle's regions.
+
+    A rung that would forget what treated cycles taught another one is refused by EstimationError, unless it is the last.
+    """
     if plan.parent is None:
         return population_prior(rung)
     parent = site.store.load(plan.parent)
+    if rung.name != parent.model and was_treated(parent) and rung.name != rungs_of(plan)[-1]:
+        raise EstimationError(f"cycle {parent.cycle} was fitted with {parent.model}, from which {rung.name} can learn nothing")
     return adapt(evolve(parent, decision_of(plan), start_of(evidence) - parent.valid_time_h), rung)
 
 
@@ -163,7 +169,7 @@ def dose(site: Site, plan: CyclePlan, map_: MapLike = map) -> None:
     arrays, images = work.load("images")
     posterior, evidence = load_posterior(work)
     product = from_plain(Product, plan.identity["settings"]["product"])
-    rung = rung_of(plan, evidence.regions)
+    rung = rung_of(plan, posterior.model, evidence)
     given = therapy_of(evidence, product)
     theta = posterior.draws[:, : len(rung.parameters)]
     tia = rung.time_integrated_activity(theta, given)

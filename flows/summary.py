@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tdt_core.draws import LEVELS, summarised
-from tdt_core.kinetics import KineticModel
+from tdt_core.kinetics import KineticModel, uptake_parameter
 from tdt_core.parameters import packaged_csv
 from tdt_core.planning.ledger import LedgerRow
 from tdt_core.planning.outlook import Tissue, ledger_names, organ_of
@@ -62,12 +62,11 @@ def dose_rows(
 
 def _uptake_reduction(model: KineticModel, posterior: Posterior, region: str) -> float:
     """Share of the population's variance of ln uptake that all data up to now have removed."""
-    for quantity in ("uptake_per_ml", "uptake_rate_per_ml"):
-        name = f"{region}.{quantity}"
-        if name in model.parameters:
-            i = posterior.index(name)
-            return 1.0 - float(posterior.covariance[i, i]) / model.parameters[name].sd ** 2
-    return 0.0  # `rest` of the compartmental rung has no uptake of its own
+    name = uptake_parameter(model, region)
+    if name is None:
+        return 0.0
+    i = posterior.index(name)
+    return 1.0 - float(posterior.covariance[i, i]) / model.parameters[name].sd ** 2
 
 
 def cumulative_rows(ledger: DoseLedger, limits: Sequence[Limit]) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """Re-estimation of the twin's parameters from each cycle's data: priors, one problem object, estimators, evolution."""
 
+from tdt_core.assimilation.descent import LADDER, assimilate_on, poorly_fitted
 from tdt_core.assimilation.estimators import assimilate, register
 from tdt_core.assimilation.evolution import (
     Transition,
@@ -14,13 +15,16 @@ from tdt_core.assimilation.evolution import (
 from tdt_core.assimilation.problem import Prior, Problem, build_problem
 
 __all__ = [
+    "LADDER",
     "Prior",
     "Problem",
     "Transition",
     "adapt",
     "assimilate",
+    "assimilate_on",
     "build_problem",
     "evolve",
+    "poorly_fitted",
     "population_prior",
     "register",
     "smooth_draws",

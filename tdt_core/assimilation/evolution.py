@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from tdt_core.assimilation.problem import Prior
 from tdt_core.errors import EstimationError
-from tdt_core.kinetics import KineticModel, rung_for
+from tdt_core.kinetics import UPTAKE, KineticModel, covariates_of, rung_for
 from tdt_core.parameters import packaged_csv
 from tdt_core.reproducible import one_blas_thread
 from tdt_core.twin import Decision, Posterior, TwinState
@@ -129,7 +129,7 @@ def smooth_draws(
 
 def state_model(state: TwinState) -> KineticModel:
     """The kinetic model that a state was fitted with."""
-    return rung_for(state.model, state.summary["ligand"], state.evidence.regions)
+    return rung_for(state.model, state.summary["ligand"], state.evidence.regions, covariates_of(state.evidence))
 
 
 def adapt(prior: Prior, rung: KineticModel) -> Prior:
@@ -159,7 +159,7 @@ def _organ(rung: KineticModel, parameter: str) -> tuple[str, str]:
 def _relation(rung: KineticModel, parameter: str) -> dict[str, str]:
     organ, quantity = _organ(rung, parameter)
     rows = {(r["organ"], r["quantity"]): r for r in packaged_csv("kinetics_relations.csv")}
-    quantity = {"uptake_rate_per_ml": "uptake_per_ml"}.get(quantity, quantity)
+    quantity = "uptake" if quantity in UPTAKE else quantity
     for key in ((organ, quantity), (organ, "*"), ("*", quantity), ("*", "*")):
         if key in rows:
             return rows[key]
@@ -178,7 +178,7 @@ def _organ_covariance(rung: KineticModel, sd: FloatArray, share: FloatArray) -> 
 def _trend(rung: KineticModel, parameter: str, cycle: int) -> float:
     """Expected ln change from `cycle` to the next: lesion uptake only."""
     organ, quantity = _organ(rung, parameter)
-    if organ != "lesions" or quantity not in ("uptake_per_ml", "uptake_rate_per_ml"):
+    if organ != "lesions" or quantity not in UPTAKE:
         return 0.0
     relative = [float(r["relative_uptake"]) for r in packaged_csv("lesion_uptake_trend.csv")]
     last = len(relative) - 1

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from scipy import linalg
 
 from tdt_core.assimilation.problem import Problem
-from tdt_core.errors import EstimationError
+from tdt_core.errors import EstimationError, ModelError
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -98,5 +98,9 @@ def _levenberg_marquardt(problem: Problem, sd: FloatArray, z: FloatArray) -> tup
 
 
 def _residual(problem: Problem, sd: FloatArray, z: FloatArray) -> FloatArray:
+    """Whitened residual; infinite where the model has no solution, so that a step there is refused."""
     with np.errstate(over="ignore", invalid="ignore"):
-        return np.asarray((problem.y - problem.predict(problem.mean + problem.factor @ z)[0]) / sd)
+        try:
+            return np.asarray((problem.y - problem.predict(problem.mean + problem.factor @ z)[0]) / sd)
+        except (EstimationError, ModelError):
+            return np.full(problem.y.size, np.inf)

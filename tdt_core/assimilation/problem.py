@@ -17,7 +17,7 @@ import numpy.typing as npt
 from tdt_core.errors import EstimationError, InputError
 from tdt_core.kinetics import KineticModel
 from tdt_core.kinetics.ligands import family
-from tdt_core.parameters import packaged_table
+from tdt_core.parameters import Parameter, packaged_table
 from tdt_core.twin import Administration, Evidence, RegionActivity
 
 FloatArray = npt.NDArray[np.float64]
@@ -115,8 +115,9 @@ def build_problem(prior: Prior, evidence: Evidence, model: KineticModel) -> Prob
         else:
             usable.append(datum)
     organ = {r.name: r.organ for r in model.regions}
-    nuisances, design = _nuisances(usable, organ, family(model.ligand))
-    sd = np.array([np.hypot(d.budget.independent, _model_error(organ[d.region])) for d in usable])
+    settings = _Settings(model.name, family(model.ligand), organ)
+    nuisances, design = _nuisances(usable, settings)
+    sd = np.array([np.hypot(d.budget.independent, settings.model_error(d.region)) for d in usable])
     n, k = len(prior.names), len(nuisances)
     covariance = np.zeros((n + k, n + k))
     covariance[:n, :n] = prior.covariance
@@ -136,20 +137,36 @@ def build_problem(prior: Prior, evidence: Evidence, model: KineticModel) -> Prob
     )
 
 
-def _model_error(organ: str) -> float:
-    table = packaged_table("assimilation.csv")
-    name = f"model_error.{organ}"
-    return table.value(name if name in table else "model_error.default")
-
-
 class _Nuisance(NamedTuple):
     mean: float
     sd: float
 
 
-def _nuisances(
-    data: Sequence[RegionActivity], organ: Mapping[str, str], ligand_family: str
-) -> tuple[dict[str, _Nuisance], FloatArray]:
+class _Settings(NamedTuple):
+    """What `assimilation.csv` says of a rung, a ligand family and the organ of each region."""
+
+    rung: str
+    ligand_family: str
+    organ: Mapping[str, str]
+
+    def model_error(self, region: str) -> float:
+        """Sd of ln activity beside the measured error budget."""
+        organ = self.organ[region]
+        return self._row(f"model_error.{self.rung}.{organ}", f"model_error.{organ}", "model_error.default").value
+
+    def transfer(self, region: str) -> _Nuisance:
+        """ln of an early image of the imaging agent over what the therapy's curve says of that time."""
+        last = f"{self.ligand_family}.{self.organ[region]}"
+        row = self._row(f"transfer.{self.rung}.{last}", f"transfer.{last}", "transfer.default")
+        return _Nuisance(row.value, row.sd)
+
+    @staticmethod
+    def _row(*names: str) -> Parameter:
+        table = packaged_table("assimilation.csv")
+        return next(table[name] for name in names if name in table)
+
+
+def _nuisances(data: Sequence[RegionActivity], settings: _Settings) -> tuple[dict[str, _Nuisance], FloatArray]:
     """Nuisances with their prior, and by how much one unit of each shifts each datum (d, k)."""
     shifts: dict[str, dict[int, float]] = {}
     spread: dict[str, list[float]] = {}
@@ -168,20 +185,12 @@ def _nuisances(
         add(f"{d.region}.recovery/{d.modality}", i, d.budget.shared)
         if d.modality == "PET":
             add("imaging_agent.transfer", i, packaged_table("assimilation.csv").value("transfer.shared"))
-            transfer = _transfer(ligand_family, organ[d.region])
+            transfer = settings.transfer(d.region)
             add(f"{d.region}.transfer", i, transfer.sd, mean=transfer.mean)
     design = np.zeros((len(data), len(shifts)))
     for column, members in enumerate(shifts.values()):
         design[list(members), column] = list(members.values())
     return {name: _Nuisance(means[name], max(float(np.mean(sds)), 1e-4)) for name, sds in spread.items()}, design
-
-
-def _transfer(ligand_family: str, organ: str) -> _Nuisance:
-    """ln of an early image of the imaging agent over what the therapy's curve says of that time."""
-    table = packaged_table("assimilation.csv")
-    name = f"transfer.{ligand_family}.{organ}"
-    row = table[name if name in table else "transfer.default"]
-    return _Nuisance(row.value, row.sd)
 
 
 def _groups(

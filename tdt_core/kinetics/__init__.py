@@ -7,13 +7,26 @@ for a patient's regions.
 from tdt_core.kinetics import compartmental as _compartmental
 from tdt_core.kinetics import lumping as _lumping
 from tdt_core.kinetics import sum_of_exponentials as _sum_of_exponentials
-from tdt_core.kinetics.ladder import KineticModel, log_jacobian_by_differences, register, rung_for, rungs, to_natural
+from tdt_core.kinetics import whole_body as _whole_body
+from tdt_core.kinetics.covariates import covariates_of
+from tdt_core.kinetics.ladder import (
+    UPTAKE,
+    KineticModel,
+    log_jacobian_by_differences,
+    register,
+    rung_for,
+    rungs,
+    to_natural,
+    uptake_parameter,
+)
 from tdt_core.kinetics.pbrpk import pbrpk as model
 from tdt_core.kinetics.sensitivity import sensitivities
 from tdt_core.kinetics.simulation import simulate, simulate_batch
 
 __all__ = [
+    "UPTAKE",
     "KineticModel",
+    "covariates_of",
     "log_jacobian_by_differences",
     "model",
     "register",
@@ -23,6 +36,7 @@ __all__ = [
     "simulate",
     "simulate_batch",
     "to_natural",
+    "uptake_parameter",
 ]
 
-_REGISTERED = (_compartmental, _lumping, _sum_of_exponentials)
+_REGISTERED = (_compartmental, _lumping, _sum_of_exponentials, _whole_body)

@@ -1,12 +1,12 @@
 """One protocol for every rung of the ladder, and the register of rungs.
 
 A rung names its parameters, says how they vary in the population, and turns them into activity by region. Adding one takes
-one file with a class that meets `KineticModel` and one `register` call.
+one file with a class that meets `KineticModel` and one `register` call; its uptake parameters go by a name of `UPTAKE`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -48,11 +48,19 @@ class KineticModel(Protocol):
         """d ln activity / d theta at one (n,) theta -> (regions, t, n)."""
 
 
-_RUNGS: dict[str, Callable[[str, Sequence[Region]], KineticModel]] = {}
+Covariates = Mapping[str, float]
+"""What is known of the patient, by quantity of the whole-body models, such as `body.age`; a rung uses what it can."""
+
+Build = Callable[[str, Sequence[Region], Covariates], KineticModel]
+
+UPTAKE = ("uptake_per_ml", "uptake_rate_per_ml", "R_density")
+"""What rungs call the parameter that a region's uptake rises with: it carries the trends and says what was learned."""
+
+_RUNGS: dict[str, Build] = {}
 
 
-def register(name: str, build: Callable[[str, Sequence[Region]], KineticModel]) -> None:
-    """Add a rung under a name."""
+def register(name: str, build: Build) -> None:
+    """Add a rung under a name: `build(ligand, regions, covariates)`."""
     _RUNGS[name] = build
 
 
@@ -61,8 +69,8 @@ def rungs() -> tuple[str, ...]:
     return tuple(_RUNGS)
 
 
-def rung_for(name: str, ligand: str, regions: Sequence[Region]) -> KineticModel:
-    """A rung for a ligand and the regions of a patient.
+def rung_for(name: str, ligand: str, regions: Sequence[Region], covariates: Covariates | None = None) -> KineticModel:
+    """A rung for a ligand and the regions of a patient, with what is known of the patient.
 
     Raises
     ------
@@ -72,7 +80,12 @@ def rung_for(name: str, ligand: str, regions: Sequence[Region]) -> KineticModel:
         raise ModelError(f"no kinetic model named {name!r}", expected=f"one of {sorted(_RUNGS)}", kind="model.name")
     if not regions:
         raise ModelError("a kinetic model needs at least one region", kind="model.regions")
-    return _RUNGS[name](ligand, regions)
+    return _RUNGS[name](ligand, regions, covariates or {})
+
+
+def uptake_parameter(rung: KineticModel, region: str) -> str | None:
+    """Name of the parameter that a region's uptake rises with, None where the rung has none for it."""
+    return next((name for q in UPTAKE if (name := f"{region}.{q}") in rung.parameters), None)
 
 
 def log_jacobian_by_differences(
@@ -87,7 +100,7 @@ def log_jacobian_by_differences(
 
 def to_natural(table: ParameterTable, theta: FloatArray) -> FloatArray:
     """Unconstrained (…, n) -> natural units, by each parameter's distribution."""
-    natural = np.array(theta, dtype=float, copy=True)
+    natural = np.array(theta, copy=True)  # complex steps pass through
     for i, p in enumerate(table.values()):
         if p.distribution == "lognormal":
             natural[..., i] = np.exp(theta[..., i])

@@ -5,21 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from scipy import stats
-
+from tdt_core.assimilation.descent import MISFIT_PROBABILITY, poorly_fitted
 from tdt_core.twin import DoseLedger, Limit, Region
 
-MISFIT_PROBABILITY = 1e-3
 MAX_LINEARITY_SHIFT_SD = 0.5
-
-
-def poorly_fitted(diagnostics: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Organ -> its `two_j` and `n_obs`, where a right model misfits so less often than MISFIT_PROBABILITY."""
-    return {
-        organ: misfit
-        for organ, misfit in diagnostics["misfit_by_organ"].items()
-        if misfit["two_j"] > stats.chi2.ppf(1 - MISFIT_PROBABILITY, misfit["n_obs"])
-    }
 
 
 def objections(

@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tdt_core.assimilation import poorly_fitted
 from tdt_core.errors import ModelError, PlanningError
 from tdt_core.planning import OrganOutlook, limits, objections, products, propose, read_rows
-from tdt_core.planning.diagnostics import beyond_the_ledger, poorly_fitted
+from tdt_core.planning.diagnostics import beyond_the_ledger
 from tdt_core.planning.ledger import LedgerRow, latest, ledger_of, opening_balance
 from tdt_core.planning.outlook import Tissue, bed_map
 from tdt_core.radiobiology import bed
