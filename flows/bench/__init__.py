@@ -9,6 +9,7 @@ from typing import Any
 from tdt_core.errors import SettingsError
 
 BENCHES = {
+    "ladder": "flows.bench.ladder",
     "loop": "flows.bench.loop",
     "population": "flows.bench.population",
     "solver": "flows.bench.solver",

@@ -68,7 +68,8 @@ def scan_times(table: ParameterTable) -> FloatArray:
     return np.array([p.value for name, p in table.items() if name.startswith("time.")])
 
 
-def _budget(table: ParameterTable, organ: str) -> ErrorBudget:
+def budget_of(table: ParameterTable, organ: str) -> ErrorBudget:
+    """Error budget of an organ's activity by the table of simulated measurements."""
     def part(kind: str) -> float:
         name = f"{kind}.{organ}"
         return table.value(name if name in table else f"{kind}.default")
@@ -113,7 +114,7 @@ def draw_patient(root_seed: int, number: int, cycles: int, product: Product, run
     for cycle in range(1, cycles):
         theta.append(transition(rung, cycle, product.interval_h, treated=True).draws(theta[-1][None], rng)[0])
     table = packaged_table(TABLE)
-    budgets = [_budget(table, r.organ) for r in regions]
+    budgets = [budget_of(table, r.organ) for r in regions]
     times = scan_times(table)
     shared = np.array([b.shared for b in budgets])
     independent = np.array([b.independent for b in budgets])
@@ -165,7 +166,7 @@ def _activities(
             activity_mbq=float(seen[i, j]),
             raw_activity_mbq=float(seen[i, j]),
             recovery=1.0,
-            budget=_budget(table, region.organ),
+            budget=budget_of(table, region.organ),
             scan=f"virtual-{cycle}-{j}",
             modality="SPECT",
             nuclide=given.nuclide,
