@@ -2,12 +2,13 @@
 
 Patients are digital reference patients (docs/phantom.md) without images: the true activity of each region at four scans, with
 the errors that `trial_measurement.csv` states (calibration common to all, recovery common to a region's scans, the rest
-independent). What is compared is the time-integrated activity of kidneys, glands and lesions, one by one, with its truth.
+independent); body and filtration rate are known without error. What is compared is the time-integrated activity of kidneys, glands and lesions, one by one, with its truth.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from tdt_core.parameters import packaged_table
 from tdt_core.phantom import PhantomSettings, reference_patient
 from tdt_core.phantom.region_curves import RegionCurves, region_curves
 from tdt_core.trials.population import TABLE, budget_of, scan_times
-from tdt_core.twin import Evidence, Patient, RegionActivity
+from tdt_core.twin import Evidence, LabResult, Patient, RegionActivity
 
 FloatArray = npt.NDArray[np.float64]
 VARIANTS = ("standard", "standard", "standard", "one_kidney", "no_spleen")
@@ -61,7 +62,9 @@ def one_patient(seed: int, variant: str, names: Sequence[str], times_h: FloatArr
     """Fit one virtual patient by every rung: a row per rung and region, weights, seconds, refusals."""
     patient = reference_patient(PhantomSettings(seed=seed, matrix=64, variant=variant, product=product))  # type: ignore[arg-type]
     truth = region_curves(patient)
+    kidney = LabResult("egfr", 0.0, patient.covariates["egfr"], "mL/min/{1.73_m2}")
     evidence = measured(truth, patient.patient, times_h, np.random.default_rng([seed, ERRORS]))
+    evidence = replace(evidence, labs=(kidney,))
     given = truth.administration
     found = climb(names, given.ligand, evidence, given, seed=(seed, FIT), n_draws=draws)
     rows = []

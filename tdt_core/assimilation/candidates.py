@@ -14,7 +14,7 @@ from tdt_core.assimilation.estimators import assimilate
 from tdt_core.assimilation.evolution import population_prior
 from tdt_core.assimilation.selection import Basis, Score, Weights, average, score, weigh
 from tdt_core.errors import EstimationError, TwinError
-from tdt_core.kinetics import KineticModel, rung_for
+from tdt_core.kinetics import KineticModel, covariates_of, rung_for
 from tdt_core.twin import Administration, Evidence, Posterior
 
 FloatArray = npt.NDArray[np.float64]
@@ -69,14 +69,13 @@ def fit_rung(
     ligand: str,
     evidence: Evidence,
     given: Administration,
-    covariates: Mapping[str, float] | None = None,
     *,
     seed: tuple[int, ...] = (0,),
     n_draws: int = 500,
 ) -> Candidate:
     """Fit one rung to the evidence from its population prior, score it, integrate `given`. Raises what the rung raises."""
     started = time.perf_counter()
-    model = rung_for(name, ligand, evidence.regions, covariates)
+    model = rung_for(name, ligand, evidence.regions, covariates_of(evidence))
     counted = _Counted(model)
     prior = population_prior(model)
     posterior = assimilate(prior, evidence, cast(KineticModel, counted), seed=seed, n_draws=n_draws)
@@ -96,7 +95,6 @@ def climb(
     ligand: str,
     evidence: Evidence,
     given: Administration,
-    covariates: Mapping[str, float] | None = None,
     *,
     basis: Basis = "aicc",
     seed: tuple[int, ...] = (0,),
@@ -117,7 +115,7 @@ def climb(
     refused: dict[str, str] = {}
     for name in names:
         try:
-            candidates[name] = fit_rung(name, ligand, evidence, given, covariates, seed=seed, n_draws=n_draws)
+            candidates[name] = fit_rung(name, ligand, evidence, given, seed=seed, n_draws=n_draws)
         except TwinError as error:
             refused[name] = str(error)
         except np.linalg.LinAlgError as error:

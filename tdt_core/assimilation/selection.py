@@ -1,8 +1,8 @@
 """The choice between rungs: scores of fits to the same evidence, what each fit identifies, weights, and averaging.
 
 Nuisances (calibration, resolution, recovery, transfer) enter the data linearly, so they are integrated out exactly: a datum's
-error is Gaussian with covariance C = diag(sd^2) + D S D', the same for every rung. With H = dh/dtheta at the MAP theta*, prior
-N(m, P), L L' = P and r = y - h(theta*):
+error is Gaussian with covariance C = diag(sd^2) + D S D', the same for every rung but for a rung's own model error. With
+H = dh/dtheta at the MAP theta*, prior N(m, P), L L' = P and r = y - h(theta*):
 
     ln L          = -1/2 r' C^-1 r - 1/2 ln |C| - d/2 ln 2 pi
     ln evidence   = ln L - 1/2 (theta* - m)' P^-1 (theta* - m) - 1/2 ln |A + I|,  A = L' H' C^-1 H L
