@@ -2,7 +2,8 @@
 
 Patients are digital reference patients (docs/phantom.md) without images: the true activity of each region at four scans, with
 the errors that `trial_measurement.csv` states (calibration common to all, recovery common to a region's scans, the rest
-independent); body and filtration rate are known without error. What is compared is the time-integrated activity of kidneys, glands and lesions, one by one, with its truth.
+independent); body and filtration rate are known without error. What is compared is the time-integrated activity of kidneys,
+glands and lesions, one by one, with its truth.
 """
 
 from __future__ import annotations
