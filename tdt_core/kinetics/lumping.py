@@ -7,9 +7,10 @@ A merged organ's quantities are rules over its members, whose own rules stay: ev
 and acts. Volumes, vascular and interstitial spaces, serum flows, permeabilities and receptors add up; rates of internalisation
 and release are means weighted by receptors. An organ that exchanges nothing (the brain) adds its vessels only.
 
-What is lost is the difference between members: one concentration in vessels and one in interstitium for all. Members with the
-same F/v, PS/v, PS/i (and with receptors R0/i and rates) have that by themselves, and the merged model is then exact. The lungs
-and both pools stay, because they carry the whole circulation and are where blood is sampled.
+What is lost is the difference between members: one concentration in vessels and one in interstitium for all, and so also how
+organs without receptors divide the flow that they have together. Members with the same F/v, PS/v, PS/i (and with receptors
+R0/i and rates) have one concentration by themselves, and the merged model is then exact. The lungs and both pools stay, because
+they carry the whole circulation and are where blood is sampled. Members that all have no receptors left (R0 0) are refused.
 """
 
 from __future__ import annotations
