@@ -13,9 +13,9 @@ from typing import Any
 
 from flows.settings import load_settings
 from storage.tables import read_text
-from tdt_core.errors import InputError, ModelError, UnitError
+from tdt_core.errors import InputError, ModelError
 from tdt_core.kinetics.pbrpk import PBRPK, pbrpk
-from tdt_core.kinetics.units import parse_unit
+from tdt_core.kinetics.units import conversion
 from tdt_core.planning import products, read_rows
 from tdt_core.twin import Administration, Product
 
@@ -58,17 +58,7 @@ def _quantity(text: str, option: str) -> tuple[str, float, str]:
 
 def _converted(name: str, value: float, unit: str, wanted: str) -> float:
     """A value in the unit of its quantity. Raises UnitError for an unknown unit or one of something else."""
-    if not unit:
-        return value
-    try:
-        ours, theirs = parse_unit(wanted), parse_unit(unit)
-    except UnitError as error:
-        raise UnitError(f"{name}: {error.found}", expected=f"{wanted}, or one that converts to it ({error.expected})") from None
-    if any(abs(a - b) > 1e-9 for a, b in zip(ours.powers, theirs.powers, strict=True)):
-        raise UnitError(
-            f"{name} is given in {unit}", expected=f"{wanted}, or a unit that converts to it", remedy="correct the unit"
-        )
-    return value * theirs.scale / ours.scale
+    return value * conversion(unit, wanted, name) if unit else value
 
 
 def _lesion(text: str) -> tuple[str, float, list[str]]:

@@ -29,7 +29,7 @@ from tdt_core.kinetics.rosenbrock import Solution, solve
 from tdt_core.kinetics.rules import Quantities, Rule, RuleTable, number_text
 from tdt_core.kinetics.simulation import MIN_PER_H, Run, plan
 from tdt_core.kinetics.sum_of_exponentials import SumOfExponentials
-from tdt_core.kinetics.units import parse_unit
+from tdt_core.kinetics.units import conversion
 from tdt_core.nuclides import nuclide
 from tdt_core.parameters import Parameter, ParameterTable, packaged_table
 from tdt_core.twin import Administration, Region
@@ -142,7 +142,7 @@ class PlasmaTissueModel:
         wanted = {t.rate: "1/min" for t in self._base.transfers}
         wanted |= {b.rate: "1/min/nmol" for b in self._base.bindings}
         wanted |= {p.capacity: "nmol" for p in self._base.pools}
-        return {name: parse_unit(self.table[name].unit).scale / parse_unit(unit).scale for name, unit in wanted.items()}
+        return {name: conversion(self.table[name].unit, unit, name) for name, unit in wanted.items()}
 
     def network(self, labels: Sequence[str] = ("ligand",), occupying: Sequence[str] | None = None) -> Network:
         """States, transfers and receptor pools of one or several labels; the same arguments give the same object."""

@@ -89,3 +89,23 @@ def parse_unit(text: str) -> Unit:
             one = Unit(*_SYMBOLS[match[1]]) ** float(match[2] or 1)
             out = out / one if i else out * one
     return out
+
+
+def conversion(found: str, wanted: str, what: str) -> float:
+    """Factor that turns a number in the unit `found` into one in `wanted`; `what` names the number in errors.
+
+    Raises
+    ------
+    UnitError for a unit that is missing, unknown or of something else.
+    """
+    if found.strip() and found.strip() == wanted.strip():
+        return 1.0
+    try:
+        theirs, ours = parse_unit(found), parse_unit(wanted)
+    except UnitError as error:
+        raise UnitError(f"{what}: {error.found}", expected=f"{wanted}, or one that converts to it ({error.expected})") from None
+    if any(abs(a - b) > 1e-9 for a, b in zip(ours.powers, theirs.powers, strict=True)):
+        raise UnitError(
+            f"{what} is given in {found}", expected=f"{wanted}, or a unit that converts to it", remedy="correct the unit"
+        )
+    return theirs.scale / ours.scale

@@ -20,6 +20,7 @@ import libsbml
 import numpy as np
 
 from tdt_core.errors import ModelError
+from tdt_core.kinetics.exchange import options_of
 from tdt_core.kinetics.network import Network
 from tdt_core.kinetics.rules import RuleTable
 from tdt_core.kinetics.sbml.document import ANNOTATION
@@ -27,9 +28,6 @@ from tdt_core.kinetics.sbml.doses import Dose, decay_per_min, dose_of, nuclides_
 from tdt_core.kinetics.sbml.names import Identifiers, identifier_of, identifiers
 from tdt_core.kinetics.simulation import OdeModel, check_schedule
 from tdt_core.twin import Administration
-
-OPTIONS = ("release", "plasma_binding", "ligand")
-"""Attributes of a model that an export names."""
 
 _UNITS: Mapping[str, tuple[tuple[int, int, int, float], ...]] = {
     # id -> (kind, exponent, scale, multiplier)
@@ -337,7 +335,7 @@ class _Writer:
             lines.append(f"Radioactive ligand: {', '.join(self.labels[:-1])}; it decays into {self.labels[-1]}.")
         else:
             lines.append("Amounts are of the total ligand without decay.")
-        options = _options(self.source)
+        options = options_of(self.source)
         lines += [f"Option {name.replace('_', ' ')}: {value}." for name, value in options.items()]
         values = {name: float(np.real(np.asarray(value)).reshape(-1)[0]) for name, value in parameters.items()}
         lines += [f"Given: {name} = {_number(value)}" for name, value in values.items()]
@@ -352,12 +350,6 @@ class _Writer:
         said += [_tag("option", name=name, value=value) for name, value in options.items()]
         said += [_tag("given", name=name, value=repr(value)) for name, value in values.items()]
         _done(self.model.setAnnotation(f'<tdt:model xmlns:tdt="{ANNOTATION}">{"".join(said)}</tdt:model>'), "annotation")
-
-
-def _options(model: OdeModel) -> dict[str, str]:
-    """What the model was made with, by option; of a model that was read, what its file said."""
-    said = getattr(model, "options", None)
-    return dict(said) if isinstance(said, Mapping) else {n: str(v) for n in OPTIONS if (v := getattr(model, n, ""))}
 
 
 def _tag(element: str, **attributes: str) -> str:
