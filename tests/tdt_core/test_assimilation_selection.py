@@ -95,6 +95,26 @@ def test_the_likelihood_is_that_of_data_whose_shared_errors_are_integrated_out(l
     assert score_at(problem, posterior.mean, problem.sd).minus_two_log_likelihood == pytest.approx(-2 * exact, abs=1e-9)
 
 
+def test_the_evidence_of_a_small_problem_that_is_not_linear_agrees_with_quadrature():
+    model = rung_for("monoexponential", "PSMA-617", REGIONS[2:])
+    prior = population_prior(model)
+    full = measured("monoexponential", 5)
+    evidence = dataclasses.replace(full, regions=REGIONS[2:], activities=full.activities[-len(TIMES) :])
+    problem = build_problem(prior, evidence, model)
+    noise = problem.jacobian(problem.mean)[:, 2:] @ problem.factor[2:, 2:]
+    error = stats.multivariate_normal(cov=np.diag(problem.sd**2) + noise @ noise.T)
+    posterior = assimilate(prior, evidence, model)
+    centre, spread = posterior.mean[:2], np.sqrt(np.diag(posterior.covariance)[:2])
+    axes = [c + s * np.linspace(-8, 8, 401) for c, s in zip(centre, spread, strict=True)]
+    theta = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
+    nuisances = np.broadcast_to(problem.mean[2:], (len(theta), problem.mean.size - 2))
+    predicted = problem.predict(np.concatenate([theta, nuisances], axis=1))
+    density = error.logpdf(problem.y - predicted) + stats.multivariate_normal(prior.mean, prior.covariance).logpdf(theta)
+    cell = np.prod([a[1] - a[0] for a in axes])
+    exact = np.log(np.exp(density - density.max()).sum() * cell) + density.max()
+    assert score(prior, evidence, model, posterior).log_evidence == pytest.approx(exact, abs=0.05)
+
+
 def test_effective_parameters_count_those_that_the_data_determine(linear):
     problem, posterior, _, _ = linear
     loose = score_at(problem, posterior.mean, problem.sd)
