@@ -30,27 +30,36 @@ def simulate(
     lesion: Annotated[
         list[str] | None, typer.Option(help="id=volume_ml, then ,quantity=number as with --set; repeatable.")
     ] = None,
+    patient: Annotated[
+        str | None,
+        typer.Option(help="typical (calibrated to clinical levels; default of psma and sstr) or reference (the model's own)."),
+    ] = None,
     without: Annotated[list[str] | None, typer.Option(help="Organ that the patient does not have; repeatable.")] = None,
     release: Annotated[str | None, typer.Option(help="Released ligand is lost or recycled.")] = None,
     plasma_binding: Annotated[str | None, typer.Option(help="none, free_fraction or albumin.")] = None,
     times: Annotated[str | None, typer.Option(help="Hours of the table of activities, such as 1,4,24,72.")] = None,
     until: Annotated[float | None, typer.Option(help="Or the last hour of a grid; default 168 h after the last start.")] = None,
-    out: Annotated[Path | None, typer.Option(help="New folder for activity.csv, tia.csv, parameters.csv, curves.html.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="New folder for activity.csv, tia.csv, parameters.csv, curves.html, .svg.")
+    ] = None,
     parameters: Annotated[bool, typer.Option("--parameters", help="Print the parameters and simulate nothing.")] = False,
     export_parameters: Annotated[Path | None, typer.Option(help="All quantities into a new .csv or .json file.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """A whole-body model under a schedule: activity over time, time-integrated activity, and what it rests on."""
     from flows import simulate as work
-    from flows.simulate_input import read_times, virtual_patient
+    from flows.simulate_input import as_input, read_times, virtual_patient
 
     if out is not None:
         work.check_folder(resolved(out))
     if export_parameters is not None:
         work.check_export(resolved(export_parameters))
-    virtual = virtual_patient(model, set_ or (), lesion or (), without or (), release, plasma_binding)
+    virtual = virtual_patient(model, set_ or (), lesion or (), without or (), release, plasma_binding, patient)
     one = {"product": product, "ligand": ligand, "nuclide": nuclide, "activity_mbq": activity_mbq, "amount_nmol": amount_nmol}
     given = _administrations(one, {"time_h": at, "duration_h": duration_h, "residual_mbq": residual_mbq}, schedule)
+    if given:
+        with as_input():
+            virtual = virtual.with_ligand(given[0].ligand)
     only_parameters = parameters or (export_parameters is not None and not given)
     outcome = None if only_parameters else work.run(virtual, given, None if times is None else read_times(times), until)
     files = []
@@ -94,7 +103,9 @@ def _print_parameters(virtual: Any) -> None:
 
     rows = [r for r in parameter_rows(virtual) if not r["rule"]]
     cells = [(r["name"], number(r["value"], 5), r["unit"], r["status"], r["source"]) for r in rows]
-    print_table(f"Parameters of {virtual.model.name}", ("name", "value", "unit", "status", "source"), cells)
+    print_table(
+        f"Parameters of {virtual.model.name}, {virtual.patient} patient", ("name", "value", "unit", "status", "source"), cells
+    )
     say(f"parameters: {counts_in_words(status_counts(virtual))}; what follows from them by rule: --export-parameters")
     say(RESEARCH)
 

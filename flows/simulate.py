@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,6 @@ from storage.atomic import disk_errors, publish_folder, write_atomic
 from tdt_core.errors import InputError
 from tdt_core.kinetics import simulate as solve
 from tdt_core.kinetics.ligands import family, has_own_parameters, receptor_of
-from tdt_core.kinetics.pbrpk import PBRPK
 from tdt_core.nuclides import nuclide
 from tdt_core.twin import Administration
 
@@ -78,14 +77,13 @@ def run(
         )
     given = tuple(sorted(schedule, key=lambda a: a.time_h))
     with as_input():
-        notes = _notes(virtual.model, given)
-        if virtual.model.ligand:  # the model's ligand is a choice: the one that is given
-            virtual = replace(virtual, model=virtual.model.with_ligand(given[0].ligand))
+        virtual = virtual.with_ligand(given[0].ligand)
+        notes = _notes(virtual, given)
         end = _shown_until(given, times_h, until_h)
         grid = _grid(given, end)
         wanted = tuple(grid if times_h is None else times_h)
         all_times = sorted({*wanted, *grid})
-        data = solve(virtual.model, dict(virtual.given), given, all_times, rtol=RTOL).sum("part")
+        data = solve(virtual.model, virtual.values, given, all_times, rtol=RTOL).sum("part")
     return Outcome(virtual, given, wanted, data, (*notes, *_too_hot(given, data)))
 
 
@@ -125,8 +123,9 @@ def _grid(given: Sequence[Administration], end_h: float) -> list[float]:
     return sorted(times)
 
 
-def _notes(model: PBRPK, given: Sequence[Administration]) -> tuple[str, ...]:
-    notes = []
+def _notes(virtual: Virtual, given: Sequence[Administration]) -> tuple[str, ...]:
+    model = virtual.model
+    notes = _of_patient(virtual)
     for ligand in dict.fromkeys(a.ligand for a in given):
         own = family(ligand)
         target = receptor_of(ligand)
@@ -150,6 +149,24 @@ def _notes(model: PBRPK, given: Sequence[Administration]) -> tuple[str, ...]:
     return tuple(notes)
 
 
+def _of_patient(virtual: Virtual) -> list[str]:
+    """What the typical patient rests on, and where the run leaves what it was calibrated for."""
+    people, model = virtual.people, virtual.model
+    if people is None:
+        return []
+    fitted = sorted(n for n in people.calibrated if n in virtual.typical)
+    notes = [f"the typical patient of a population that was calibrated to clinical levels: {', '.join(fitted)}"]
+    left = [f"{o} {getattr(model, o)}" for o in ("release", "plasma_binding") if getattr(model, o) != getattr(people.model, o)]
+    if model.ligand not in ("", people.ligand):
+        left.append(f"the ligand {model.ligand}")
+    if left:
+        notes.append(f"not what the population was calibrated for: {', '.join(left)}")
+    if "tumour_rest" in model.regions and any(r.startswith("lesion/") for r in model.regions):
+        load = float(model.quantities(virtual.values)["tumour_rest.volume"])
+        notes.append(f"{1000 * load:.0f} mL of other tumours stay beside the lesions; --without tumour_rest if there are none")
+    return notes
+
+
 def _too_hot(given: Sequence[Administration], data: xr.Dataset) -> list[str]:
     """Vials that hold more radioactive ligand than ligand: no chemistry makes them."""
     notes = []
@@ -168,7 +185,9 @@ def _too_hot(given: Sequence[Administration], data: xr.Dataset) -> list[str]:
 
 def status_counts(virtual: Virtual) -> dict[str, int]:
     """How many of the model's parameters have which status; those given by hand are counted as given."""
-    counts = Counter(p.status for name, p in virtual.model.parameters.items() if name not in virtual.given)
+    typical = [n for n in virtual.model.parameters if n in virtual.typical and n not in virtual.given]
+    own = (p.status for n, p in virtual.model.parameters.items() if n not in virtual.values)
+    counts = Counter((*own, *(virtual.row_of(n).status for n in typical)))
     ordered = {s: counts[s] for s in ("measured", "literature", "calibrated", "assumed") if counts[s]}
     return ordered | ({GIVEN: len(virtual.given)} if virtual.given else {})
 
@@ -181,16 +200,17 @@ def counts_in_words(counts: Mapping[str, int]) -> str:
 def parameter_rows(virtual: Virtual) -> list[dict[str, Any]]:
     """Every quantity: parameters with their number, derived ones with the value and the rule that it follows from."""
     model = virtual.model
-    values, parameters = model.quantities(dict(virtual.given)), model.parameters
+    values, parameters = model.quantities(virtual.values), model.parameters
     rows = []
-    for name, rule in model.table.items():
-        by_hand = name in virtual.given
-        own = name in parameters and not by_hand
+    for name, declared in model.table.items():
+        by_hand, typical = name in virtual.given, name in virtual.typical
+        rule = virtual.row_of(name) if typical else declared
+        own = (typical or name in parameters) and not by_hand
         rows.append(
             {
                 "name": name,
                 "value": float(values[name]),
-                "unit": rule.unit,
+                "unit": declared.unit,
                 "rule": "" if by_hand or own else rule.rule,
                 "distribution": rule.distribution if own else "fixed",
                 "sd": rule.sd if own else 0.0,
@@ -226,12 +246,14 @@ def told(outcome: Outcome) -> dict[str, Any]:
     return {
         "research_use_only": RESEARCH,
         "model": virtual.model.name,
+        "patient": virtual.patient,
+        "ligand": virtual.model.ligand,
         "release": virtual.model.release,
         "plasma_binding": virtual.model.plasma_binding,
         "states": len(virtual.model.network().states),
         "given": dict(virtual.given),
         "lesions_ml": {
-            r.removeprefix("lesion/"): 1000.0 * float(virtual.model.quantities(dict(virtual.given))[f"{r}.volume"])
+            r.removeprefix("lesion/"): 1000.0 * float(virtual.model.quantities(virtual.values)[f"{r}.volume"])
             for r in virtual.model.regions
             if r.startswith("lesion/")
         },
@@ -288,8 +310,8 @@ def check_folder(folder: Path) -> None:
 
 
 def write(outcome: Outcome, folder: Path) -> list[Path]:
-    """activity.csv, tia.csv, parameters.csv, run.json and curves.html in a new folder, all or none."""
-    from flows.simulate_page import render
+    """activity.csv, tia.csv, parameters.csv, run.json, curves.html and curves.svg in a new folder, all or none."""
+    from flows.simulate_page import picture, render
 
     check_folder(folder)
     files = {
@@ -298,6 +320,7 @@ def write(outcome: Outcome, folder: Path) -> list[Path]:
         "parameters.csv": parameters_csv(outcome.virtual),
         "run.json": json.dumps(told(outcome), indent=1, ensure_ascii=False, allow_nan=False) + "\n",
         "curves.html": render(outcome),
+        "curves.svg": picture(outcome),
     }
     with disk_errors("writing the simulation"):
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -329,7 +352,8 @@ def export_parameters(virtual: Virtual, path: Path) -> Path:
     text = parameters_csv(virtual)
     if path.suffix.lower() == ".json":
         model = virtual.model
-        body: dict[str, Any] = {"model": model.name, "release": model.release, "plasma_binding": model.plasma_binding}
+        body: dict[str, Any] = {"model": model.name, "patient": virtual.patient, "ligand": model.ligand}
+        body |= {"release": model.release, "plasma_binding": model.plasma_binding}
         body["quantities"] = parameter_rows(virtual)
         text = json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     with disk_errors("writing the parameters"):

@@ -7,14 +7,18 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from flows.settings import load_settings
 from storage.tables import read_text
 from tdt_core.errors import InputError, ModelError
+from tdt_core.kinetics.ligands import ligand_rules
 from tdt_core.kinetics.pbrpk import PBRPK, pbrpk
+from tdt_core.kinetics.population import LIGANDS, Population, population
+from tdt_core.kinetics.rules import Rule
 from tdt_core.kinetics.units import conversion
 from tdt_core.planning import products, read_rows
 from tdt_core.twin import Administration, Product
@@ -26,12 +30,58 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _NUMBER = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(\S.*)?")
 
 
+TYPICAL, REFERENCE = "typical", "reference"
+NUMERICAL = "psma_reference"
+"""The numerical reference case, which keeps its numbers whatever ligand is given."""
+TUMOURS = "tumour_rest."
+
+
 @dataclass(frozen=True)
 class Virtual:
-    """A virtual patient: a model with lesions and options, and the quantities that were given by hand, in the model's units."""
+    """A virtual patient: a model with lesions and options, and the quantities that were given by hand, in the model's units.
+
+    The rest is that of the typical patient of `people`, or the model's own where there are none.
+    """
 
     model: PBRPK
     given: Mapping[str, float] = field(default_factory=dict)
+    people: Population | None = None
+
+    @property
+    def patient(self) -> str:
+        """`typical` or `reference`."""
+        return REFERENCE if self.people is None else TYPICAL
+
+    @cached_property
+    def typical(self) -> Mapping[str, float]:
+        """What the typical patient says of the model's quantities; lesions are like its other tumours.
+
+        The ligand's rows and what was given by hand come first (see `Population.typical`).
+        """
+        if self.people is None:
+            return {}
+        values = self.people.typical(self.model, self.given)
+        like = {n.removeprefix(TUMOURS): v for n, v in self.people.typical().items() if n.startswith(TUMOURS)}
+        taken = {*self.given, *self.model.table.followers(self.given)}
+        for lesion in (r for r in self.model.regions if r.startswith("lesion/")):
+            values |= {f"{lesion}.{q}": v for q, v in like.items() if q != "volume" and f"{lesion}.{q}" not in taken}
+        of_ligand = {r.name for r in ligand_rules(self.model.ligand)} if self.model.ligand else set()
+        return {n: v for n, v in values.items() if n not in of_ligand}
+
+    @property
+    def values(self) -> dict[str, float]:
+        """Everything that the model is given."""
+        return {**self.typical, **self.given}
+
+    def row_of(self, name: str) -> Rule:
+        """The population's row of a quantity of the typical patient: its status, source and spread."""
+        assert self.people is not None
+        scope, _, quantity = name.rpartition(".")
+        return self.people.table[f"{TUMOURS}{quantity}" if scope.startswith("lesion/") else name]
+
+    def with_ligand(self, ligand: str) -> Virtual:
+        """The same patient given that ligand: its rows replace the model's. The numerical reference case keeps its own."""
+        return self if self.model.name == NUMERICAL else replace(self, model=self.model.with_ligand(ligand))
 
 
 @contextmanager
@@ -85,13 +135,16 @@ def virtual_patient(
     without: Sequence[str] = (),
     release: str | None = None,
     plasma_binding: str | None = None,
+    patient: str | None = None,
 ) -> Virtual:
     """The model of the command line.
 
     Parameters
     ----------
     name : packaged model. settings : `organ.quantity=number[unit]`. lesions : `id=volume_ml[,quantity=number[unit]...]`.
-    without : organs to leave out. release, plasma_binding : options of `PBRPK`; by default as the model has them.
+    without : organs to leave out. release, plasma_binding : options of `PBRPK`; by default as the patient's model has them.
+    patient : `typical`, calibrated to clinical levels, by default where there is a population of the model; or `reference`, the
+        model's own numbers.
 
     Raises
     ------
@@ -103,7 +156,8 @@ def virtual_patient(
     if doubled:
         raise InputError(f"lesion {', '.join(doubled)} is given twice", expected="each lesion once", kind="input.lesion")
     with as_input():
-        model = pbrpk(name)
+        people = _people(name, patient)
+        model = pbrpk(name) if people is None else people.model
         if without:
             model = model.without(*without)
         model = model.with_options(release=release, plasma_binding=plasma_binding)  # type: ignore[arg-type]
@@ -117,8 +171,17 @@ def virtual_patient(
             if full in given:
                 raise InputError(f"{full} is given twice", expected="one value", kind="input.quantity")
             given[full] = _converted(full, value, unit, model.table[full].unit)
-        model.quantities(given)
-    return Virtual(model, given)
+        virtual = Virtual(model, given, people)
+        model.quantities(virtual.values)
+    return virtual
+
+
+def _people(name: str, patient: str | None) -> Population | None:
+    """Whose typical patient it is. Raises InputError `input.patient`, and what `population` refuses."""
+    if patient not in (None, TYPICAL, REFERENCE):
+        raise InputError(f"the patient {patient!r}", expected=f"{TYPICAL} or {REFERENCE}", kind="input.patient")
+    wanted = name in LIGANDS if patient is None else patient == TYPICAL
+    return population(name) if wanted else None
 
 
 def administration(

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import xarray as xr
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
@@ -15,12 +16,20 @@ from flows.report import svg
 from flows.report.render import content_security_policy
 from flows.report.style import ORGAN_COLOURS, colour_of, name_of, number
 from flows.simulate import GIVEN, RESEARCH, Outcome, counts_in_words, nuclides_of, parameter_rows, status_counts, tia_rows
+from flows.simulate_input import REFERENCE, TYPICAL
 
 FloatArray = npt.NDArray[np.float64]
 
 OVERVIEW = 8
 """Curves in one frame; more cannot be told apart."""
 DECADES = 4.0
+WIDTH, FRAME_HEIGHT, HEAD, LINE = 760, 360, 30, 16
+"""Of the frame of an overview and of the picture around it, px."""
+SHOWN = ("calibrated", "assumed", GIVEN)
+BASIS = {
+    TYPICAL: "The patient has the medians of a population, some of them fitted to what cohorts reported.",
+    REFERENCE: "The numbers are the model's own and were not fitted to cohorts here.",
+}
 OTHERS = ("#b3568f", "#7a7a2a", "#9e2a2b", "#2f9ccf", "#c44e00", "#1d2a35")
 
 TEMPLATE = """<!doctype html>
@@ -41,7 +50,7 @@ decays.</p>
 <td class="r">{{ r.hours | number }}</td><td class="r">{{ (100 * r.share) | number }} %</td></tr>{% endfor %}</table></div>
 {% endfor %}
 <h2>What it rests on</h2>
-<p>{{ counts }} parameters. Assumed and given ones:</p>
+<p>{{ counts }} parameters. {{ basis }} Calibrated, assumed and given ones:</p>
 <div class="scroll"><table class="dense"><tr><th>Quantity</th><th class="r">Value</th><th>Unit</th><th>Status</th>
 <th>Source</th></tr>
 {% for r in doubtful %}<tr><td class="mono">{{ r.name }}</td><td class="r">{{ r.value | number }}</td><td>{{ r.unit }}</td>
@@ -68,7 +77,7 @@ def _colours(regions: Sequence[str]) -> list[str]:
 def overview(hours: FloatArray, activity: FloatArray, regions: Sequence[str], label: str) -> Markup:
     """Curves of several regions in one frame, each named at its end. activity (regions, times) MBq."""
     frame = svg.Frame(
-        (float(hours[0]), float(hours[-1])), _range(activity), width=760, height=360, left=52, right=190, log_y=True
+        (float(hours[0]), float(hours[-1])), _range(activity), width=WIDTH, height=FRAME_HEIGHT, left=52, right=190, log_y=True
     )
     parts = frame.axes("hours", "MBq")
     ends = []
@@ -78,7 +87,7 @@ def overview(hours: FloatArray, activity: FloatArray, regions: Sequence[str], la
             parts.append(frame.line(hours[seen].tolist(), row[seen].tolist(), colour))
             ends.append((frame.y(float(row[seen][-1])), name_of(region), colour))
     parts += _labels(ends, frame.x_edges[1] + 6, frame.y_edges)
-    return svg.document(760, 360, parts, label, "chart wide")
+    return svg.document(WIDTH, FRAME_HEIGHT, parts, label, "chart wide")
 
 
 def _labels(ends: Sequence[tuple[float, str, str]], x: float, edges: tuple[float, float]) -> list[str]:
@@ -104,17 +113,56 @@ def small(hours: FloatArray, activity: FloatArray, region: str) -> Markup:
     return svg.document(frame.width, frame.height, parts, f"Simulated activity of {name_of(region)} over time")
 
 
-def _of_nuclide(outcome: Outcome, name: str) -> tuple[str, Markup, list[Markup], list[dict[str, Any]]]:
-    rows = sorted((r for r in tia_rows(outcome) if r["nuclide"] == name), key=lambda r: -r["tia_mbq_h"])
+def _ranked(outcome: Outcome, name: str) -> list[dict[str, Any]]:
+    """Regions by the decays of a nuclide, most first."""
+    return sorted((r for r in tia_rows(outcome) if r["nuclide"] == name), key=lambda r: -r["tia_mbq_h"])
+
+
+def _shown(outcome: Outcome, name: str) -> xr.DataArray:
+    """Activity of a nuclide from its first administration until little of it is left, MBq by region and time_h."""
     activity = outcome.data.activity_mbq.sel(label=name)
-    # a nuclide is shown from its first administration until little of it is left
     whole = activity.sum("region").values
     left = np.flatnonzero(whole > 10**-DECADES * whole.max(initial=0.0))
-    activity = activity.isel(time_h=slice(left[0], max(left[-1], left[0] + 1) + 1))
-    hours = activity.time_h.values
+    shown: xr.DataArray = activity.isel(time_h=slice(left[0], max(left[-1], left[0] + 1) + 1))
+    return shown
+
+
+def _overview_of(outcome: Outcome, name: str) -> Markup:
+    """The organs with receptors that have most decays of a nuclide, in one frame."""
     binding = {o.name for o in outcome.virtual.model.organs if o.binds}
-    top = [r["region"] for r in rows if r["region"] in binding][:OVERVIEW]
-    chart = overview(hours, activity.sel(region=top).values, top, f"Activity of {name} over time in {', '.join(top)}")
+    top = [r["region"] for r in _ranked(outcome, name) if r["region"] in binding][:OVERVIEW]
+    activity = _shown(outcome, name)
+    words = f"Activity of {name} over time in {', '.join(top)}"
+    return overview(activity.time_h.values, activity.sel(region=top).values, top, words)
+
+
+def picture(outcome: Outcome) -> str:
+    """The overview of every nuclide in one SVG file that stands alone: title, frames, what it rests on."""
+    virtual, names = outcome.virtual, nuclides_of(outcome)
+    foot = [*schedule_in_words(outcome), f"parameters: {counts_in_words(status_counts(virtual))}", RESEARCH]
+    height = HEAD + len(names) * (FRAME_HEIGHT + HEAD) + LINE * len(foot) + LINE
+    parts = [svg.box(0, 0, WIDTH, height, svg.PAPER)]
+    parts.append(
+        svg.text(10, 22, f"Simulated activity: {virtual.model.name}, {virtual.patient} patient", size=14, fill=svg.INK)
+    )
+    y = float(HEAD)
+    for name in names:
+        parts.append(svg.text(10, y + 18, f"{name} in regions with receptors", size=12, fill=svg.INK, weight="600"))
+        frame = str(_overview_of(outcome, name)).replace(
+            "<svg ", f'<svg y="{y + HEAD:g}" width="{WIDTH}" height="{FRAME_HEIGHT}" ', 1
+        )
+        parts.append(frame)
+        y += FRAME_HEIGHT + HEAD
+    parts += [svg.text(10, y + LINE * (k + 1), words, size=10) for k, words in enumerate(foot)]
+    whole = str(svg.document(WIDTH, height, parts, f"Simulated time-activity curves of {virtual.model.name}"))
+    return whole.replace("<svg ", f'<svg width="{WIDTH}" height="{height:g}" ', 1) + "\n"
+
+
+def _of_nuclide(outcome: Outcome, name: str) -> tuple[str, Markup, list[Markup], list[dict[str, Any]]]:
+    rows = _ranked(outcome, name)
+    activity = _shown(outcome, name)
+    hours = activity.time_h.values
+    chart = _overview_of(outcome, name)
     return name, chart, [small(hours, activity.sel(region=r["region"]).values, r["region"]) for r in rows], rows
 
 
@@ -142,6 +190,7 @@ def render(outcome: Outcome) -> str:
         shown=OVERVIEW,
         facts=[
             ("Model", virtual.model.name),
+            ("Patient", virtual.patient),
             ("Released ligand", virtual.model.release),
             ("Plasma binding", virtual.model.plasma_binding.replace("_", " ")),
             *(("Administration", line) for line in schedule_in_words(outcome)),
@@ -150,5 +199,6 @@ def render(outcome: Outcome) -> str:
         ],
         nuclides=[_of_nuclide(outcome, name) for name in nuclides_of(outcome)],
         counts=counts_in_words(status_counts(virtual)),
-        doubtful=[r for r in parameter_rows(virtual) if not r["rule"] and r["status"] in ("assumed", GIVEN)],
+        basis=BASIS[virtual.patient],
+        doubtful=[r for r in parameter_rows(virtual) if not r["rule"] and r["status"] in SHOWN],
     )

@@ -122,16 +122,27 @@ class Population:
         z = np.random.default_rng(seed).standard_normal((m, len(self.drawn))) @ self._root.T
         return self.overrides(z, model)
 
-    def typical(self, model: PBRPK | None = None) -> dict[str, float]:
-        """The patient with every median, as overrides of a model: for `simulate`."""
-        return {n: float(v[0]) for n, v in self.overrides(np.zeros((1, len(self.drawn))), model).items()}
+    def typical(self, model: PBRPK | None = None, given: Mapping[str, float] | None = None) -> dict[str, float]:
+        """The patient with every median, as overrides of a model: for `simulate`.
 
-    def overrides(self, z: FloatArray, model: PBRPK | None) -> dict[str, FloatArray]:
-        """(m, p) deviations in sds -> quantity -> (m,)."""
+        Parameters
+        ----------
+        given : what is known of the patient, by quantity of the model; left out of the result. Where the population has a row
+            of it, the population's rules follow it; else what follows from it by the model's rules is left out too.
+        """
+        table = (model or self.model).table
+        known = {table.resolve(n): v for n, v in (given or {}).items()}
+        own = {n: v for n, v in known.items() if n in self.table}
+        values = self.overrides(np.zeros((1, len(self.drawn))), model, own)
+        follows = table.followers([n for n in known if n not in own])
+        return {n: float(v[0]) for n, v in values.items() if n not in known and n not in follows}
+
+    def overrides(self, z: FloatArray, model: PBRPK | None, own: Mapping[str, float] | None = None) -> dict[str, FloatArray]:
+        """(m, p) deviations in sds -> quantity -> (m,), where rows of the table that are `own` have that value."""
         middle = np.array([p.unconstrained for p in self.drawn.values()])
         sd = np.array([p.sd for p in self.drawn.values()])
         natural = to_natural(self.drawn, middle + sd * z)
-        values = self.table.evaluate({name: natural[:, i] for i, name in enumerate(self.drawn)})
+        values = self.table.evaluate({name: natural[:, i] for i, name in enumerate(self.drawn)} | dict(own or {}))
         known = (model or self.model).table
         given = {n: v for n, v in values.items() if not n.startswith(f"{OWN}.") and n in known}
         return {n: np.array(np.broadcast_to(v, len(z)), dtype=float) for n, v in given.items()}

@@ -452,6 +452,10 @@ class RuleTable(Mapping[str, Rule]):
 
     # use
 
+    def followers(self, given: Iterable[str]) -> frozenset[str]:
+        """What follows from these quantities where they are given from outside."""
+        return frozenset(e.rule.name for e in self._plan(frozenset(map(self.resolve, given))).entries)
+
     def resolve(self, name: str) -> str:
         """Full name of a quantity from its full name, another name of it, or its last part where only one has it.
 

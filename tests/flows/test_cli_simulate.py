@@ -7,6 +7,7 @@ import json
 import math
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from flows import simulate_page
 from flows.cli import main
 from tdt_core.kinetics import simulate
 from tdt_core.kinetics.pbrpk import pbrpk
+from tdt_core.kinetics.population import population
 from tdt_core.nuclides import nuclide
 from tdt_core.twin import Administration
 
@@ -58,9 +60,10 @@ def test_quantities_lesions_organs_and_release_reach_the_model(capsys: pytest.Ca
     run = told(
         capsys, *LUTETIUM, "--set", "kidney_left.volume=150 mL", "--set", "TER=0.25", "--set", "creatinine = 1.1mg/dL",
         "--lesion", "L1=12.5", "--lesion", "lesion/2.25.7=0.003L,R_density=80,flow_density=300 mL/min/L", "--without", "spleen",
-        "--release", "recycled", "--plasma-binding", "free_fraction", "--until", "24",
+        "--release", "recycled", "--plasma-binding", "free_fraction", "--until", "24", "--patient", "reference",
     )  # fmt: skip
-    model = pbrpk("psma").without("spleen").with_options(release="recycled", plasma_binding="free_fraction")
+    model = pbrpk("psma").with_ligand("PSMA-617").without("spleen")
+    model = model.with_options(release="recycled", plasma_binding="free_fraction")
     model = model.with_lesions({"L1": {"volume": 0.0125}, "2.25.7": {"volume": 0.003}})
     given = {"kidney_left.volume": 0.15, "TER": 0.25, "creatinine": 1.1}
     given |= {"lesion/2.25.7.R_density": 80.0, "lesion/2.25.7.flow_density": 0.3}
@@ -73,12 +76,69 @@ def test_quantities_lesions_organs_and_release_reach_the_model(capsys: pytest.Ca
     assert run["parameters"]["given"] == 5
     assert run["given"]["kidneys.TER"] == 0.25
     assert (run["release"], run["plasma_binding"]) == ("recycled", "free_fraction")
+    assert (run["patient"], run["ligand"]) == ("reference", "PSMA-617")
+
+
+@pytest.mark.parametrize(("name", "ligand"), [("psma", "PSMA-617"), ("sstr", "DOTATATE")])
+def test_the_patient_is_the_typical_one_of_the_calibrated_population(
+    capsys: pytest.CaptureFixture[str], name: str, ligand: str
+) -> None:
+    people = population(name)
+    given = people.administration()
+    vial = ("--nuclide", "Lu-177", "--activity-mbq", f"{given.activity_mbq:.12g}", "--amount-nmol", f"{given.amount_nmol:.12g}")
+    run = told(capsys, name, "--ligand", ligand, *vial)
+    want = simulate(people.model, people.typical(), [given], [24.0]).tia_mbq_h.sel(label="Lu-177") / given.activity_mbq
+    np.testing.assert_allclose(list(hours(run).values()), want, rtol=1e-6, atol=1e-9)
+    assert (run["patient"], run["plasma_binding"], run["given"]) == ("typical", "free_fraction", {})
+    assert run["parameters"]["calibrated"] >= len([n for n in people.calibrated if n in people.typical()])
+    assert all(n in run["notes"][0] for n in people.calibrated if n in people.typical())
+    reference = told(capsys, name, "--ligand", ligand, *vial, "--patient", "reference")
+    assert hours(reference)["liver"] != pytest.approx(hours(run)["liver"], rel=0.05)
+    assert not any("typical" in n for n in reference["notes"])
+
+
+def test_what_is_given_of_the_typical_patient_holds_and_what_follows_from_it_follows(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def values(*arguments: str) -> dict[str, dict[str, Any]]:
+        return {r["name"]: r for r in told(capsys, "--parameters", *arguments)["parameters"]}
+
+    plain, lean = values(), values("--set", "kidneys.volume=0.2", "--set", "creatinine=2", "--set", "weight=60")
+    assert plain["kidneys.volume"]["value"] == pytest.approx(0.31)
+    assert lean["kidney_left.volume"]["value"] == pytest.approx(0.1)
+    assert lean["body.eGFR"]["value"] < 0.5 * plain["body.eGFR"]["value"]
+    assert lean["kidneys.R_density"] == plain["kidneys.R_density"]
+    assert plain["kidneys.R_density"]["status"] == "calibrated"
+    assert (lean["body.weight"]["value"], lean["body.weight"]["status"]) == (60.0, "given")
+    woman, man = values("sstr", "--set", "female=1"), values("sstr")
+    assert woman["liver.volume"]["value"] / man["liver.volume"]["value"] == pytest.approx(1.4 / 1.8)
+    assert woman["liver.R_density"] == man["liver.R_density"]
+    glands = values("--set", "salivary_glands.R_density=10")
+    ratio = plain["lacrimal_left.R_density"]["value"] / plain["salivary_glands.R_density"]["value"]
+    assert glands["lacrimal_left.R_density"]["value"] == pytest.approx(10 * ratio)
+
+
+def test_lesions_of_the_typical_patient_are_like_its_tumours_and_the_others_are_named(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = ("--lesion", "L1=12", "--lesion", "L2=3,R_density=80", "--lesion", "L3=3,R0=0.3")
+    rows = {r["name"]: r for r in told(capsys, "--parameters", *arguments)["parameters"]}
+    for quantity in ("R_density", "flow_density", "lambda_rel"):
+        assert rows[f"lesion/L1.{quantity}"]["value"] == rows[f"tumour_rest.{quantity}"]["value"]
+    assert rows["lesion/L1.volume"]["value"] == 0.012
+    assert rows["lesion/L2.R_density"]["value"] == 80.0
+    assert rows["lesion/L3.R_density"]["value"] == pytest.approx(100.0)
+    notes = told(capsys, *LUTETIUM, *arguments)["notes"]
+    assert any("413 mL of other tumours stay beside the lesions" in n for n in notes)
+    notes = told(capsys, *LUTETIUM, *arguments, "--without", "tumour_rest", "--release", "recycled")["notes"]
+    assert not any("other tumours" in n for n in notes)
+    assert any(n == "not what the population was calibrated for: release recycled" for n in notes)
 
 
 def test_the_table_for_a_person_counts_the_parameters_and_says_research_use(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out = called(capsys, "--product", "Lu-177-PSMA-617", "--set", "TER=0.2")
+    code, out = called(capsys, "--product", "Lu-177-PSMA-617", "--set", "TER=0.2", "--patient", "reference")
     assert code == 0
-    model = pbrpk("psma")
+    model = pbrpk("psma").with_ligand("PSMA-617")
     counted = [
         sum(p.status == s and p.name != "kidneys.TER" for p in model.parameters.values()) for s in ("literature", "assumed")
     ]
@@ -86,7 +146,7 @@ def test_the_table_for_a_person_counts_the_parameters_and_says_research_use(caps
     assert f"{counted[1]} assumed, 1 given" in out
     assert "Research use only" in out
     assert "7400 MBq Lu-177 PSMA-617 with 90 nmol at 0 h" in out
-    found = hours(told(capsys, "--product", "Lu-177-PSMA-617", "--set", "TER=0.2"))["kidney_left"]
+    found = hours(told(capsys, "--product", "Lu-177-PSMA-617", "--set", "TER=0.2", "--patient", "reference"))["kidney_left"]
     row = next(line for line in out.splitlines() if line.startswith("Left kidney"))
     assert f" {found:.4f} " in row
 
@@ -112,9 +172,9 @@ def test_a_schedule_file_gives_what_the_options_give_and_takes_several(
     assert both["schedule"][1]["residual_mbq"] == 100
 
 
-def test_the_model_sstr_takes_the_ligand_that_is_given_and_says_what_is_assumed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_takes_the_ligand_that_is_given_and_says_what_is_assumed(capsys: pytest.CaptureFixture[str]) -> None:
     vial = ("--nuclide", "Lu-177", "--activity-mbq", "7400", "--amount-nmol", "110")
-    runs = {n: told(capsys, "sstr", "--ligand", n, *vial) for n in ("DOTATATE", "DOTATOC")}
+    runs = {n: told(capsys, "sstr", "--patient", "reference", "--ligand", n, *vial) for n in ("DOTATATE", "DOTATOC")}
     for ligand, run in runs.items():
         want = simulate(
             pbrpk("sstr").with_ligand(ligand), {}, [Administration(0.0, "x", ligand, "Lu-177", 7400.0, 110.0)], [24.0]
@@ -125,13 +185,20 @@ def test_the_model_sstr_takes_the_ligand_that_is_given_and_says_what_is_assumed(
     capsys.readouterr()
     assert main(["simulate", "sstr", *LUTETIUM]) != 0
     assert "PSMA-617 binds to PSMA" in capsys.readouterr().err
-    notes = told(capsys, "--ligand", "DCFPyL", "--nuclide", "F-18", "--activity-mbq", "300", "--amount-nmol", "7")["notes"]
-    assert notes == ["DCFPyL is given, the parameters are those of the model's own ligand (assumed)"]
+    other = ("--nuclide", "F-18", "--activity-mbq", "300", "--amount-nmol", "7", "--parameters")
+    for patient in ("typical", "reference"):
+        rows = {n: told(capsys, "--patient", patient, "--ligand", n, *other)["parameters"] for n in ("DCFPyL", "PSMA-617")}
+        values = {n: {r["name"]: r["value"] for r in found} for n, found in rows.items()}
+        assert (values["DCFPyL"]["ligand.K_D"], values["PSMA-617"]["ligand.K_D"]) == (0.49, 1.0)
+    notes = told(capsys, "--ligand", "DCFPyL", *other[:-1])["notes"]
+    assert "not what the population was calibrated for: the ligand DCFPyL" in notes
 
 
 def test_a_borrowed_ligand_and_a_vial_that_no_chemistry_makes_are_noted(capsys: pytest.CaptureFixture[str]) -> None:
     notes = told(capsys, "--ligand", "PSMA-11", "--nuclide", "Ga-68", "--activity-mbq", "150", "--amount-nmol", "5")["notes"]
-    assert notes == ["PSMA-11 has no parameters of its own: those of PSMA-617 are used (assumed)"]
+    assert "assumed, nothing was found for it: ligand.k_on, ligand.K_D; see the status of each parameter" in notes
+    notes = told(capsys, "psma_reference", "--ligand", "PSMA-11", *LUTETIUM[2:])["notes"]
+    assert "PSMA-11 has no parameters of its own: those of PSMA-617 are used (assumed)" in notes
     notes = told(capsys, *LUTETIUM[:-1], "1", "psma_reference")["notes"]
     assert any("7400 MBq of Lu-177 are 10.2 nmol of it, more than the 1 nmol" in n for n in notes)
     assert any("numerical reference case" in n for n in notes)
@@ -155,7 +222,9 @@ def test_exported_parameters_are_the_models_to_the_last_bit(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, ending: str
 ) -> None:
     path = tmp_path / "new folder" / f"parameters.{ending}"
-    code, out = called(capsys, "--lesion", "L1=4", "--set", "weight=80", "--export-parameters", str(path))
+    code, out = called(
+        capsys, "--patient", "reference", "--lesion", "L1=4", "--set", "weight=80", "--export-parameters", str(path)
+    )
     assert code == 0
     assert str(path) in out
     rows: list[dict[str, Any]] = table(path) if ending == "csv" else json.loads(path.read_text())["quantities"]
@@ -178,10 +247,11 @@ def test_exported_parameters_are_the_models_to_the_last_bit(
 
 def test_the_files_of_a_run_hold_the_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     out = tmp_path / "deep" / "run 1"
-    run = told(capsys, *LUTETIUM, "--times", "24,1,4", "--lesion", "L1=5", "--out", str(out))
-    assert sorted(p.name for p in out.iterdir()) == ["activity.csv", "curves.html", "parameters.csv", "run.json", "tia.csv"]
-    assert [Path(f).name for f in run["files"]] == ["activity.csv", "tia.csv", "parameters.csv", "run.json", "curves.html"]
-    model = pbrpk("psma").with_lesions({"L1": {"volume": 0.005}})
+    run = told(capsys, *LUTETIUM, "--times", "24,1,4", "--lesion", "L1=5", "--patient", "reference", "--out", str(out))
+    names = ["activity.csv", "tia.csv", "parameters.csv", "run.json", "curves.html", "curves.svg"]
+    assert [Path(f).name for f in run["files"]] == names
+    assert {p.name for p in out.iterdir()} == set(names)
+    model = pbrpk("psma").with_ligand("PSMA-617").with_lesions({"L1": {"volume": 0.005}})
     schedule = [Administration(0.0, "x", "PSMA-617", "Lu-177", 7400.0, 110.0)]
     want = simulate(model, None, schedule, [1.0, 4.0, 24.0]).activity_mbq.sel(label="Lu-177").sum("part")
     rows = table(out / "activity.csv")
@@ -208,6 +278,27 @@ def test_the_page_is_one_file_with_curves_of_every_region_and_no_outside_request
     assert "<script" not in page
     assert "http://" not in page.replace("http://www.w3.org/2000/svg", "")
     assert "https://" not in page
+
+
+def test_the_page_and_the_picture_say_whose_numbers_they_show(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    called(capsys, *LUTETIUM, "--out", str(tmp_path / "typical"))
+    called(capsys, *LUTETIUM, "--patient", "reference", "--out", str(tmp_path / "reference"))
+    pages = {p: (tmp_path / p / "curves.html").read_text() for p in ("typical", "reference")}
+    assert "medians of a population" in pages["typical"]
+    assert "not fitted to cohorts here" in pages["reference"]
+    rows = [line for line in pages["typical"].split("<tr>") if ">calibrated<" in line]
+    assert {"kidneys.R_density", "blood.free_fraction"} <= {line.split("</td>")[0].rpartition(">")[2] for line in rows}
+    for patient in pages:
+        picture = (tmp_path / patient / "curves.svg").read_text()
+        root = ElementTree.fromstring(picture)
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        words = [t.text for t in root.iter("{http://www.w3.org/2000/svg}text")]
+        assert f"Simulated activity: psma, {patient} patient" in words
+        assert {"Left kidney", "Tumour rest", "MBq", "hours"} <= set(words)
+        assert any("calibrated" in str(w) for w in words) == (patient == "typical")
+        assert any("Research use only" in str(w) for w in words)
+        assert len(list(root.iter("{http://www.w3.org/2000/svg}polyline"))) == simulate_page.OVERVIEW
+        assert "href" not in picture
 
 
 def test_times_before_the_administration_hold_nothing_and_the_grid_ends_where_it_is_told_to(
@@ -303,6 +394,12 @@ def test_the_same_command_writes_the_same_bytes(capsys: pytest.CaptureFixture[st
         ((*LUTETIUM, "--lesion", "L1=3,density=4"), "model.quantity", ["lesion/L1.density", "lesion/L1.R_density"]),
         ((*LUTETIUM, "--lesion", "L1=3", "--lesion", "L1=4"), "input.lesion", ["L1 is given twice"]),
         ((*LUTETIUM, "--without", "appendix"), "model.organ", ["no organ appendix", "spleen"]),
+        ((*LUTETIUM, "--patient", "mine"), "input.patient", ["'mine'", "typical or reference"]),
+        (
+            ("psma_reference", *LUTETIUM, "--patient", "typical"),
+            "model.name",
+            ["no population of 'psma_reference'", "psma, sstr"],
+        ),
         ((*LUTETIUM, "--release", "kept"), "model.option", ["'kept'", "recycled"]),
         ((*LUTETIUM, "--plasma-binding", "all"), "model.option", ["'all'", "albumin"]),
         (("--product", "Lu-177-PSMA"), "input.product", ["'Lu-177-PSMA'", "Lu-177-PSMA-617"]),
@@ -381,5 +478,5 @@ def test_a_schedule_beside_options_or_without_a_file_is_refused(capsys: pytest.C
 def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     code, out = called(capsys, "--help")
     assert code == 0
-    for option in ("--product", "--set", "--lesion", "--release", "--times", "--until", "--out", "--parameters"):
+    for option in ("--patient", "--product", "--set", "--lesion", "--release", "--times", "--until", "--out", "--parameters"):
         assert option in out
