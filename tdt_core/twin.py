@@ -46,7 +46,7 @@ class Patient:
 
 @dataclass(frozen=True)
 class Administration:
-    """One product given once.
+    """One product given once. Cold ligand has no nuclide ("") and no activity (0).
 
     Attributes
     ----------
@@ -71,9 +71,10 @@ class Administration:
     def __post_init__(self) -> None:
         if not math.isfinite(self.time_h):
             raise TimeError(f"administration time is {self.time_h}", expected="hours from the origin")
-        if not (math.isfinite(self.activity_mbq) and self.activity_mbq > 0):
+        cold = not self.nuclide and self.activity_mbq == 0 == self.residual_mbq
+        if not cold and not (math.isfinite(self.activity_mbq) and self.activity_mbq > 0):
             raise InputError(f"administered activity is {self.activity_mbq} MBq", expected="> 0", kind="input.activity")
-        if not 0 <= self.residual_mbq < self.activity_mbq:
+        if not cold and not 0 <= self.residual_mbq < self.activity_mbq:
             raise InputError(
                 f"residual is {self.residual_mbq} MBq of {self.activity_mbq} MBq",
                 expected="0 <= residual < activity",

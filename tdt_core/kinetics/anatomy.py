@@ -96,6 +96,27 @@ class Organ:
         return "bound" in self.parts
 
 
+def check_places(organs: Sequence[Organ], targets: Sequence[str]) -> None:
+    """Raise ModelError where an organ drains to nowhere, or has a receptor that is none of the ligand's `targets`."""
+    spaces = {o.name for o in organs if o.template not in ("lungs", "pool")}
+    for organ in organs:
+        allowed = {"pool": {""}, "lungs": {ARTERIAL}}.get(organ.template, {VENOUS, *spaces} - {organ.name})
+        if organ.drains_to not in allowed:
+            raise ModelError(
+                f"organ {organ.name} drains to {organ.drains_to or 'nothing'!r}",
+                expected=f"one of {', '.join(sorted(allowed))}" if any(allowed) else "no outflow of a pool",
+                remedy=f"correct drains_to of the row {organ.name}, or add that organ",
+                kind="model.organ",
+            )
+        if organ.receptor and organ.receptor not in targets:
+            raise ModelError(
+                f"organ {organ.name} has the receptor {organ.receptor}, to which no ligand binds",
+                expected=f"one of {', '.join(targets)}",
+                remedy="name a ligand that binds to it, or give the organ the template exchange",
+                kind="model.receptor",
+            )
+
+
 # --- rows ------------------------------------------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 
 from tdt_core.errors import InputError, ModelError
@@ -72,6 +73,24 @@ def ligand_rules(ligand: str) -> tuple[Rule, ...]:
     """What a whole-body model takes from a ligand. Raises as `family`."""
     rows = _rows(ligand)
     return tuple(rule_of_row({"name": q, **row}) for q, row in rows.items() if q not in (*NEEDED, MOLAR_MASS))
+
+
+def laid_over(rules: tuple[Rule, ...], ligand: str, model: str) -> tuple[Rule, ...]:
+    """A model's rules, of which a ligand's replace those of the same name; bound and other names stay. No ligand: unchanged."""
+    if not ligand:
+        return rules
+    rows = {(r.name, r.when): r for r in rules}
+    for rule in ligand_rules(ligand):
+        if (rule.name, ()) not in rows:
+            raise ModelError(
+                f"the ligand {ligand} has a row of {rule.name}, which the model {model} does not have",
+                expected="quantities of the model",
+                remedy="correct that row of pbrpk_ligands.csv, or declare the quantity in the model's table",
+                kind="model.quantity",
+            )
+        own = rows[rule.name, ()]
+        rows[rule.name, ()] = replace(rule, bound=own.bound, also=own.also)
+    return tuple(rows.values())
 
 
 def has_own_parameters(ligand: str) -> bool:

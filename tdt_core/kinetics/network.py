@@ -4,6 +4,7 @@ Amounts are in nmol, times in minutes. Every flow leaves one state and enters an
 
     transfer    k y_source                                     first order
     binding     k y_source (capacity - sum of the pool's members)   second order, saturable
+    production  k y_source into the target, which the source does not lose: what it leaves behind
 
 and k and capacity are named coefficients, so that one structure serves any number of patients. A pool's members may belong to
 several labels (hot, cold, earlier vials) that compete for it; a label may bind to a pool that another one occupies.
@@ -66,9 +67,18 @@ class Binding:
     pool: str
 
 
+@dataclass(frozen=True)
+class Production:
+    """First-order source of `target`: `rate` (a coefficient) x amount of `source`, which loses nothing by it."""
+
+    source: str
+    target: str
+    rate: str
+
+
 @dataclass(frozen=True, eq=False)
 class Network:
-    """States with their transfers, pools and bindings. Names are checked once, here.
+    """States with their transfers, pools, bindings and productions. Names are checked once, here.
 
     Raises
     ------
@@ -81,6 +91,7 @@ class Network:
     transfers: tuple[Transfer, ...]
     pools: tuple[Pool, ...] = ()
     bindings: tuple[Binding, ...] = ()
+    productions: tuple[Production, ...] = ()
 
     def __post_init__(self) -> None:
         names = [s.name for s in self.states]
@@ -88,7 +99,7 @@ class Network:
         if doubled:
             raise ModelError(f"states declared twice: {', '.join(doubled)}", remedy="name each once", kind="model.state")
         pools = {p.name for p in self.pools}
-        flows: tuple[Transfer | Binding, ...] = (*self.transfers, *self.bindings)
+        flows: tuple[Transfer | Binding | Production, ...] = (*self.transfers, *self.bindings, *self.productions)
         for flow in flows:
             ends = [flow.source] if flow.target is None else [flow.source, flow.target]
             unknown = [n for n in ends if n not in self.index]
@@ -119,6 +130,7 @@ class Network:
     def coefficients(self) -> tuple[str, ...]:
         """Names of all coefficients, each once, in order of first use."""
         used = [t.rate for t in self.transfers] + [b.rate for b in self.bindings] + [p.capacity for p in self.pools]
+        used += [p.rate for p in self.productions]
         return tuple(dict.fromkeys(used))
 
     def gather(self, values: Mapping[str, FloatArray | float]) -> FloatArray:
@@ -158,7 +170,7 @@ class Network:
         )
 
     def rate_matrix(self, coefficients: FloatArray) -> FloatArray:
-        """(n, n) matrix M of the transfers for one (c,) set of coefficients: dy/dt = M y without bindings."""
+        """(n, n) matrix M of transfers and productions for one (c,) set of coefficients: dy/dt = M y without bindings."""
         at = {name: i for i, name in enumerate(self.coefficients)}
         n = len(self.states)
         out = np.zeros((n, n), dtype=coefficients.dtype)
@@ -167,6 +179,8 @@ class Network:
             out[source, source] -= k
             if t.target is not None:
                 out[self.index[t.target], source] += k
+        for p in self.productions:
+            out[self.index[p.target], self.index[p.source]] += coefficients[at[p.rate]]
         return out
 
     def derivative(self, coefficients: FloatArray, y: FloatArray) -> FloatArray:

@@ -28,9 +28,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
-from typing import Any, get_args
-
-import numpy as np
+from typing import Any
 
 from tdt_core.errors import ModelError
 from tdt_core.kinetics.anatomy import (
@@ -40,15 +38,17 @@ from tdt_core.kinetics.anatomy import (
     VENOUS,
     Organ,
     Template,
+    check_places,
     organ_of_row,
     outflow,
     rules_given,
     rules_of,
 )
-from tdt_core.kinetics.ligands import ligand_rules, receptor_of
+from tdt_core.kinetics.daughters import births, elements, scopes
+from tdt_core.kinetics.ligands import laid_over, receptor_of
 from tdt_core.kinetics.network import Network
 from tdt_core.kinetics.rules import Array, Quantities, Rule, RuleTable, rule_of_row
-from tdt_core.kinetics.structure import COMPLEX, TRAPPED, Flow, PlasmaBinding, Release, Structure
+from tdt_core.kinetics.structure import COMPLEX, TRAPPED, Daughters, Flow, PlasmaBinding, Release, Species, Structure, Turnover
 from tdt_core.parameters import Parameter, ParameterTable, packaged_csv
 
 COMMON = ("body", "blood", "ligand")
@@ -66,11 +66,13 @@ LIGAND: Mapping[str, str] = {"sstr": "DOTATATE"}
 VARIANTS: dict[str, tuple[str, Callable[[PBRPK], PBRPK]]] = {}
 """Model -> the one of TABLES that it is made from, and how; see `lumping`."""
 
-PLASMA_BINDING: Mapping[PlasmaBinding, str] = {
-    "free_fraction": "pbrpk_plasma_binding.csv",
-    "albumin": "pbrpk_albumin.csv",
+OPTIONS: Mapping[str, Mapping[str, str]] = {
+    "release": {"lost": "", "recycled": ""},
+    "plasma_binding": {"none": "", "free_fraction": "pbrpk_plasma_binding.csv", "albumin": "pbrpk_albumin.csv"},
+    "turnover": {"none": "", "explicit": "pbrpk_turnover.csv"},
+    "daughters": {"none": "", "followed": "pbrpk_daughters.csv"},
 }
-"""Rules that the option `plasma_binding` adds."""
+"""Option -> its choices, and the table of rules that each of them adds."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,8 @@ class PBRPK:
     release : internalised ligand that is let go is `lost` to the sink or `recycled` to the interstitium (kidney: lumen).
     plasma_binding : how ligand binds to proteins: not at all, as a `free_fraction` in plasma and interstitium (linear, in
         equilibrium), or explicitly to `albumin`.
+    turnover : a receptor that goes inside with its ligand is replaced at once (`none`), or at a rate (`explicit`).
+    daughters : they stay with their parent (`none`), or those of `pbrpk_daughters.csv` are `followed` on and off the ligand.
     targets : receptors that the ligand binds to.
     left_out : organs that the model is without; their rules stay where another organ's need them.
     ligand : the one of `pbrpk_ligands.csv` whose rows replace the model's, or none: see `with_ligand`.
@@ -102,11 +106,13 @@ class PBRPK:
     left_out: tuple[Organ, ...] = ()
     plasma_binding: PlasmaBinding = "none"
     ligand: str = ""
+    turnover: Turnover = "none"
+    daughters: Daughters = "none"
 
     def __post_init__(self) -> None:
-        for option, allowed in (("release", get_args(Release)), ("plasma_binding", get_args(PlasmaBinding))):
-            if getattr(self, option) not in allowed:
-                raise ModelError(f"{option} is {getattr(self, option)!r}", expected=f"one of {allowed}", kind="model.option")
+        for option, choices in OPTIONS.items():
+            if (chosen := getattr(self, option)) not in choices:
+                raise ModelError(f"{option} is {chosen!r}", expected=f"one of {', '.join(choices)}", kind="model.option")
         names = [o.name for o in self.organs]
         for name in names:
             if names.count(name) > 1 or name in (SINK, *COMMON):
@@ -114,9 +120,7 @@ class PBRPK:
         for needed, template in ((ARTERIAL, "pool"), (VENOUS, "pool"), ("lungs", "lungs")):
             if [o.name for o in self.organs if o.template == template and o.name == needed] != [needed]:
                 raise ModelError(f"the model has no {needed}", expected="both pools and the lungs", kind="model.organ")
-        spaces = {o.name for o in self.organs if o.template not in ("lungs", "pool")}
-        for organ in self.organs:
-            self._check_place(organ, spaces)
+        check_places(self.organs, self.targets)
         self.quantities()  # the rules hold and the flows balance
 
     def __hash__(self) -> int:
@@ -125,25 +129,8 @@ class PBRPK:
     @cached_property
     def _hash(self) -> int:
         # once: models are keys of caches that are asked for every solve
-        options = (self.release, self.targets, self.plasma_binding, self.ligand)
+        options = (self.targets, self.ligand, *(getattr(self, option) for option in OPTIONS))
         return hash((self.name, self.organs, self.rules, self.left_out, options))
-
-    def _check_place(self, organ: Organ, spaces: set[str]) -> None:
-        allowed = {"pool": {""}, "lungs": {ARTERIAL}}.get(organ.template, {VENOUS, *spaces} - {organ.name})
-        if organ.drains_to not in allowed:
-            raise ModelError(
-                f"organ {organ.name} drains to {organ.drains_to or 'nothing'!r}",
-                expected=f"one of {', '.join(sorted(allowed))}" if any(allowed) else "no outflow of a pool",
-                remedy=f"correct drains_to of the row {organ.name}, or add that organ",
-                kind="model.organ",
-            )
-        if organ.receptor and organ.receptor not in self.targets:
-            raise ModelError(
-                f"organ {organ.name} has the receptor {organ.receptor}, to which no ligand binds",
-                expected=f"one of {', '.join(self.targets)}",
-                remedy="name a ligand that binds to it, or give the organ the template exchange",
-                kind="model.receptor",
-            )
 
     # quantities
 
@@ -151,7 +138,8 @@ class PBRPK:
     def table(self) -> RuleTable:
         """Rules of all quantities of this model, organ by organ."""
         sets: dict[str, list[Rule]] = {}
-        all_rules = (*self._rules_with_ligand(), *_packaged_rules(PLASMA_BINDING.get(self.plasma_binding, "")))
+        added = [_packaged_rules(choices[getattr(self, option)]) for option, choices in OPTIONS.items()]
+        all_rules = (*laid_over(self.rules, self.ligand, self.name), *(rule for rules in added for rule in rules))
         for rule in all_rules:
             sets.setdefault(rule.scope, []).append(rule)
         members = [m for o in self.organs for m in o.members]
@@ -164,28 +152,12 @@ class PBRPK:
             if organ.template != "pool":
                 upstream = [o.name for o in self.organs if o.drains_to == organ.name]
                 rules.append(outflow(organ.name, upstream))
+        common = (*COMMON, *scopes()) if self.daughters == "followed" else COMMON
         groups: dict[str, list[str]] = {g: [] for t in TEMPLATES.values() for g in t.groups}
         for organ in [m for o in self.organs for m in o.members or (o,)]:
             for group in TEMPLATES[organ.template].groups:
                 groups[group].append(organ.name)
-        return RuleTable(rules, scopes=[o.name for o in self.organs], common=COMMON, groups=groups)
-
-    def _rules_with_ligand(self) -> tuple[Rule, ...]:
-        """The model's rules, of which the ligand's replace those of the same name; bound and other names stay."""
-        if not self.ligand:
-            return self.rules
-        rows = {(r.name, r.when): r for r in self.rules}
-        for rule in ligand_rules(self.ligand):
-            if (rule.name, ()) not in rows:
-                raise ModelError(
-                    f"the ligand {self.ligand} has a row of {rule.name}, which the model {self.name} does not have",
-                    expected="quantities of the model",
-                    remedy="correct that row of pbrpk_ligands.csv, or declare the quantity in the model's table",
-                    kind="model.quantity",
-                )
-            own = rows[rule.name, ()]
-            rows[rule.name, ()] = replace(rule, bound=own.bound, also=own.also)
-        return tuple(rows.values())
+        return RuleTable(rules, scopes=[o.name for o in self.organs], common=common, groups=groups)
 
     @property
     def parameters(self) -> ParameterTable:
@@ -211,19 +183,7 @@ class PBRPK:
             What `RuleTable.evaluate` refuses, and `model.flow` where the flows into and out of a vascular space differ.
         """
         values = self.table.evaluate(overrides)
-        for space, inward, outward in self.structure.blood:
-            into, out = (sum((values[q] for q in names), np.zeros(())) for names in (inward, outward))
-            off = ~(np.abs(into - out) <= 1e-9 * np.abs(into + out))
-            if off.any():
-                at = np.flatnonzero(off)[0]
-                a, b = (np.atleast_1d(np.real(x)) for x in np.broadcast_arrays(into, out))
-                own = [n for n in (self.table.resolve(o) for o in overrides or {}) if n in (*inward, *outward)]
-                raise ModelError(
-                    f"{space} takes in {a[at]:g} L/min ({' + '.join(inward)}) and gives off {b[at]:g} L/min",
-                    expected="flows that balance in each vascular space",
-                    remedy=f"let {', '.join(own)} follow, or change body.CO" if own else "correct the flow rules",
-                    kind="model.flow",
-                )
+        self.structure.check_balance(values, [self.table.resolve(o) for o in overrides or {}])
         return values
 
     def resolve(self, name: str) -> str:
@@ -232,8 +192,12 @@ class PBRPK:
 
     def coefficients(self, overrides: Mapping[str, Any] | None = None) -> Quantities:
         """Every coefficient of the networks by name, each () or (m,): what `Network.gather` takes."""
-        values = self.quantities(overrides)
-        return {rate: values[a] / values[v] if v else values[a] for rate, a, v in self.structure.coefficients}
+        return self.coefficients_of(self.quantities(overrides))
+
+    def coefficients_of(self, values: Quantities) -> Quantities:
+        """Coefficients from every quantity."""
+        rates = {rate: values[a] / values[v] if v else values[a] for rate, a, v in self.structure.coefficients}
+        return rates if self.daughters == "none" else {**rates, **births(values)}
 
     # structure
 
@@ -241,7 +205,8 @@ class PBRPK:
     def structure(self) -> Structure:
         """Flows and binding sites of the organs, as names of quantities."""
         traps = tuple(o.name for o in self.organs if f"{o.name}.trapped_flow" in self.table)
-        return Structure(self.organs, self.release, self.plasma_binding, traps)
+        free = elements() if self.daughters == "followed" else ()
+        return Structure(self.organs, self.release, self.plasma_binding, traps, self.turnover, free)
 
     @property
     def flows(self) -> tuple[Flow, ...]:
@@ -260,8 +225,14 @@ class PBRPK:
         The same arguments give the same object.
         """
         key = (tuple(labels), tuple(labels if occupying is None else occupying))
+        if not key[1] or not set(key[1]) <= set(key[0]):
+            raise ModelError(
+                f"labels {key[0]} of which {key[1]} occupy receptors",
+                expected="at least one label, and at least one of them that occupies",
+                kind="model.label",
+            )
         if key not in self._networks:
-            self._networks[key] = self.structure.network(*key)
+            self._networks[key] = self.structure.network([Species(label, occupies=label in key[1]) for label in key[0]])
         return self._networks[key]
 
     @cached_property
@@ -270,9 +241,17 @@ class PBRPK:
 
     # variants
 
-    def with_options(self, *, release: Release | None = None, plasma_binding: PlasmaBinding | None = None) -> PBRPK:
-        """The same model with another fate of released ligand, or another binding to proteins; None leaves an option."""
-        return replace(self, release=release or self.release, plasma_binding=plasma_binding or self.plasma_binding)
+    def with_options(
+        self,
+        *,
+        release: Release | None = None,
+        plasma_binding: PlasmaBinding | None = None,
+        turnover: Turnover | None = None,
+        daughters: Daughters | None = None,
+    ) -> PBRPK:
+        """The same model with other choices; None leaves an option."""
+        chosen = {"release": release, "plasma_binding": plasma_binding, "turnover": turnover, "daughters": daughters}
+        return replace(self, **{option: choice for option, choice in chosen.items() if choice})  # type: ignore[arg-type]
 
     def with_ligand(self, ligand: str) -> PBRPK:
         """The model with the rows of a ligand of `pbrpk_ligands.csv` in place of its own; what these leave out stays.

@@ -7,7 +7,7 @@ from coefficients along with the solution (`rosenbrock.solve`, one direction per
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ FloatArray = npt.NDArray[np.float64]
 COMPLEX_STEP = 1e-30
 
 
+@runtime_checkable
 class ParametricModel(OdeModel, Protocol):
     """A model whose coefficients follow from named quantities by analytic rules."""
 
@@ -60,7 +61,7 @@ def sensitivities(
     """
     given = dict(parameters or {})
     run = plan(model, schedule, times_h, end_h, rtol, by_part=False)
-    base, directions = log_directions(model, run, given, names)
+    base, directions = log_directions(run, given, names)
     found = solve(run.tables, np.repeat(base, max(len(names), 1), axis=0), run.course, rtol, run.scale_nmol, directions)
     if found.failed.any():
         raise EstimationError(
@@ -69,24 +70,33 @@ def sensitivities(
     slopes = Solution(found.amounts_slope, found.integrals_slope, found.amounts, found.integrals, found.failed, found.steps)
     data = dataset(run, found).isel(member=0, drop=True)
     turned = dataset(run, slopes).rename(member="parameter").assign_coords(parameter=list(names))
-    renamed = {"amount_nmol": "amount_slope", "activity_mbq": "activity_slope", "tia_mbq_h": "tia_slope"}
+    renamed = {str(name): f"{str(name).rpartition('_')[0]}_slope" for name in turned.data_vars}
+    renamed["tia_mbq_h"] = "tia_slope"
     return xr.merge([data, turned.rename(renamed)], combine_attrs="override").assign_attrs(rtol=rtol)
 
 
-def log_directions(
-    model: ParametricModel, run: Run, given: Mapping[str, Any], names: Sequence[str]
-) -> tuple[FloatArray, FloatArray]:
+def log_directions(run: Run, given: Mapping[str, Any], names: Sequence[str]) -> tuple[FloatArray, FloatArray]:
     """(1, c) coefficients and (p, c) their derivatives with respect to ln parameter."""
-    values = model.quantities(given)
-    base = run.network.gather(with_decay(model.coefficients(given), run.labels))
+    body = run.model
+    assert isinstance(body, ParametricModel)
+    values = body.quantities(given)
+    base = run.network.gather(with_decay(body.coefficients(given), run.labels))
     rows = np.zeros((len(names), base.shape[1]))
     for i, name in enumerate(names):
-        value = float(np.real(values[model.resolve(name)]))
+        full = body.resolve(name)
+        if full not in values:
+            raise ModelError(
+                f"{name} differs between the ligands of the schedule",
+                expected="a parameter of one ligand, or one that all share",
+                remedy=f"write the ligand in front: {run.schedule[0].ligand}/{full}",
+                kind="model.sensitivity",
+            )
+        value = float(np.real(values[full]))
         if value == 0.0:
             raise ModelError(
                 f"{name} is 0", expected="a value that has a logarithm", remedy="leave it out", kind="model.sensitivity"
             )
-        stepped = model.coefficients({**given, name: np.array([value * (1 + 1j * COMPLEX_STEP)])})
+        stepped = body.coefficients({**given, name: np.array([value * (1 + 1j * COMPLEX_STEP)])})
         rows[i] = run.network.gather(with_decay(stepped, run.labels))[0].imag / COMPLEX_STEP
     return np.asarray(base.real), rows
 

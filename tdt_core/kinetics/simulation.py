@@ -4,13 +4,16 @@ Activity follows the ligand. Where every vial's share of radioactive ligand foll
 one vial given in parts), the share of radioactive ligand is the same everywhere and activity is that share of the total amount
 (hot-fraction law, exact). Otherwise each nuclide is a label of its own, carried by the total: linear in its own amount, bound
 by the receptors that the total leaves free, and lost by decay.
+
+Ligands of one receptor given in one schedule each have a total of their own, with their own rates, and compete for the same
+receptors (`together`). Daughters of a nuclide, where the model follows them, are species like the nuclide (`daughters`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -18,9 +21,14 @@ import numpy.typing as npt
 import xarray as xr
 
 from tdt_core.errors import EstimationError, InputError, ModelError
-from tdt_core.kinetics.network import Network, Transfer
+from tdt_core.kinetics.counted import TOTAL, Counted, counted, network_of
+from tdt_core.kinetics.network import Network
+from tdt_core.kinetics.pbrpk import PBRPK
 from tdt_core.kinetics.rosenbrock import Course, Solution, solve
+from tdt_core.kinetics.schedules import administered, amount_nmol, check_schedule, check_times, decay_per_h, one_share
+from tdt_core.kinetics.structure import RECEPTORS
 from tdt_core.kinetics.symbolic import Tables, tables
+from tdt_core.kinetics.together import together
 from tdt_core.nuclides import nuclide
 from tdt_core.twin import Administration
 
@@ -29,7 +37,7 @@ Parameters = Mapping[str, Any]
 
 MIN_PER_H = 60.0
 HORIZON_HALF_LIVES = 10.0
-TOTAL = "total"
+ON_LIGAND, FREE = "on_ligand", "free"
 
 
 @runtime_checkable
@@ -64,8 +72,10 @@ def simulate(
 
     Parameters
     ----------
-    parameters : values by name for whatever differs from the model's own; rules are recomputed from them.
-    schedule : administrations with activity, nuclide and total ligand amount; `duration_h` > 0 is an infusion.
+    parameters : values by name for whatever differs from the model's own; rules are recomputed from them. With several ligands
+        `PSMA-11/ligand.K_D` is that of one of them.
+    schedule : administrations with activity, nuclide and total ligand amount; `duration_h` > 0 is an infusion. Whole-body
+        models take several ligands of their receptor, and cold ligand (no nuclide, no activity).
     times_h : hours from the origin of the schedule; before the first administration everything is 0, at a bolus it is in.
     end_h : where time integrals end, not before the last of `times_h`; by default ten half-lives after the last
         administration of each nuclide, or the last of `times_h` where that is later.
@@ -73,16 +83,17 @@ def simulate(
 
     Returns
     -------
-    Dataset over `label` ("total", then each nuclide), `region`, `part` (sub-compartment) and `time_h`: `amount_nmol`
-    (ligand; of a nuclide its radioactive ligand), `activity_mbq` (decay included; "total" is the sum) and `tia_mbq_h` by label
-    and region up to `end_h`. Parts that a region does not have hold 0.
+    Dataset over `label`, `region`, `part` (sub-compartment) and `time_h`: `amount_nmol` (ligand; of a nuclide its radioactive
+    atoms), `activity_mbq` (decay included) and `tia_mbq_h` by label and region up to `end_h`. Parts that a region does not have
+    hold 0. Labels: "total" (of all that was administered), each ligand where there are several, each nuclide, and of followed
+    daughters the nuclide, `nuclide/on_ligand` and `nuclide/free`. With receptor turnover also `receptors_away_nmol`.
 
     Raises
     ------
     InputError : times or a schedule that cannot be meant. ModelError : parameters. EstimationError : the solver gave up.
     """
     run = plan(model, schedule, times_h, end_h, rtol, by_part=True)
-    coefficients = run.network.gather(with_decay(model.coefficients(parameters), run.labels))
+    coefficients = run.network.gather(with_decay(run.model.coefficients(parameters), run.labels))
     if len(coefficients) != 1:
         raise ModelError(
             f"{len(coefficients)} sets of parameters", expected="one", remedy="use simulate_batch", kind="model.batch"
@@ -122,7 +133,7 @@ def simulate_batch(
         parameters = _by_name(parameters)
     found = solve(
         run.tables,
-        run.network.gather(with_decay(model.coefficients(parameters), run.labels)),
+        run.network.gather(with_decay(run.model.coefficients(parameters), run.labels)),
         run.course,
         rtol,
         run.scale_nmol,
@@ -144,16 +155,21 @@ def _by_name(parameters: xr.DataArray) -> dict[str, FloatArray]:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What one schedule makes of a model. `labels` are the carried nuclides, none where the hot-fraction law holds."""
+    """What one schedule makes of a model.
 
+    `model` is the one that gives the coefficients. `counted` are the species in the order of the rows, and `labels` the
+    nuclides that decay among them; both are empty where the hot-fraction law holds.
+    """
+
+    model: OdeModel
     network: Network
     tables: Tables
     course: Course
+    counted: tuple[Counted, ...]
     labels: tuple[str, ...]
     scale_nmol: float
     regions: tuple[str, ...]
     parts: tuple[str, ...]
-    rows: tuple[tuple[str, str, str], ...]
     times_h: FloatArray
     order: npt.NDArray[np.int64]
     schedule: tuple[Administration, ...]
@@ -171,107 +187,46 @@ def plan(
     """What a schedule makes of a model: structure, index tables, events and rows of the output."""
     given = tuple(sorted(schedule, key=lambda a: a.time_h))
     times = np.atleast_1d(np.asarray(times_h, dtype=float))
-    _check(given, times, end_h, rtol)
-    last = max(HORIZON_HALF_LIVES * np.log(2) / _decay_per_h(a.nuclide) + a.time_h + a.duration_h for a in given)
+    whole_body = isinstance(model, PBRPK)
+    check_schedule(given, several=whole_body)
+    check_times(given, times, end_h, rtol)
+    ligands = tuple(dict.fromkeys(a.ligand for a in given))
+    if isinstance(model, PBRPK) and len(ligands) > 1:
+        model = together(model, ligands)
+    followed = getattr(model, "daughters", "none") == "followed"
+    hot = [a for a in given if a.nuclide]
+    last = max(HORIZON_HALF_LIVES * np.log(2) / decay_per_h(a.nuclide) + a.time_h + a.duration_h for a in hot)
     end = float(max(last if end_h is None else end_h, times.max(initial=given[0].time_h)))
-    nuclides = tuple(dict.fromkeys(a.nuclide for a in given))
-    labels = () if _one_share(given) else nuclides
-    network, index_tables = _compiled(model, labels)
+    entries = counted(given, followed)
+    if len(ligands) == 1 and one_share(given) and not any(c.is_daughter for c in entries):
+        entries = ()
+    network, index_tables = _compiled(model, entries)
     regions = model.regions
-    parts = tuple(dict.fromkeys(s.part for s in network.states)) if by_part else ("",)
-    carried = (TOTAL, *labels) if labels else (network.states[0].label,)
-    rows = tuple((label, region, part) for label in carried for region in regions for part in parts)
-    members = [[int(i) for i in network.select(label, region, part or None)] for label, region, part in rows]
+    parts = tuple(dict.fromkeys(s.part for s in network.states if s.label != RECEPTORS)) if by_part else ("",)
+    places: dict[tuple[str, str, str], list[int]] = {}
+    for i, state in enumerate(network.states):
+        places.setdefault((state.label, state.region, state.part if by_part else ""), []).append(i)
+    counts = [c.label for c in entries] or [network.states[0].label]
+    rows = [places.get((label, region, part), []) for label in counts for region in regions for part in parts]
+    if network.select(RECEPTORS).size:
+        rows += [[int(i) for i in network.select(RECEPTORS, region)] for region in regions]
     order = np.argsort(times, kind="stable")
-    scale = sum(_amount(a) for a in given)
-    course = _course(model, network, index_tables, given, labels, end, times[order], members, regions)
-    return Run(network, index_tables, course, labels, scale, regions, parts, rows, times, order, given, end)
-
-
-def check_schedule(given: Sequence[Administration]) -> None:
-    """Refuse a schedule that is empty, lacks ligand amounts, mixes ligands or holds impossible durations."""
-    if not given:
-        raise InputError("a schedule without an administration", expected="at least one", kind="input.schedule")
-    for a in given:
-        if not (np.isfinite(a.duration_h) and a.duration_h >= 0):
-            raise InputError(
-                f"the administration at {a.time_h:g} h lasts {a.duration_h:g} h",
-                expected="0 for a bolus, or the hours of the infusion",
-                kind="input.schedule",
-            )
-        if a.amount_nmol is None:
-            raise InputError(
-                f"the administration at {a.time_h:g} h has no ligand amount",
-                expected="amount_nmol, because receptors saturate",
-                remedy="record the ligand amount of the vial",
-                kind="model.amount",
-            )
-    ligands = sorted({a.ligand for a in given})
-    if len(ligands) > 1:
-        raise InputError(
-            f"a schedule of the ligands {', '.join(ligands)}",
-            expected="one ligand in a simulation",
-            remedy="simulate each ligand on its own; their competition for receptors is not modelled",
-            kind="input.schedule",
-        )
-
-
-def _check(given: Sequence[Administration], times: FloatArray, end_h: float | None, rtol: float) -> None:
-    check_schedule(given)
-    if times.ndim > 1 or not np.isfinite(times).all():
-        raise InputError("times that are not finite, or not a list", expected="hours from the origin", kind="input.time")
-    if not 0 < rtol < 1:
-        raise InputError(f"a relative tolerance of {rtol:g}", expected="more than 0, less than 1", kind="input.tolerance")
-    if end_h is not None and not (np.isfinite(end_h) and end_h > given[0].time_h):
-        raise InputError(
-            f"the end is {end_h:g} h, the first administration {given[0].time_h:g} h",
-            expected="an end after it",
-            kind="input.time",
-        )
-    if end_h is not None and end_h < times.max(initial=end_h):
-        raise InputError(
-            f"times up to {times.max():g} h, but time integrals that end at {end_h:g} h",
-            expected="no time after the end",
-            remedy="leave these times out, or the end",
-            kind="input.time",
-        )
-
-
-def _decay_per_h(name: str) -> float:
-    return float(nuclide(name).decay_constant_per_h)
-
-
-def _amount(a: Administration) -> float:
-    """nmol that entered the patient: the residual takes its share of the ligand too."""
-    assert a.amount_nmol is not None  # checked at the boundary
-    return a.amount_nmol * a.net_activity_mbq / a.activity_mbq
-
-
-def _one_share(given: Sequence[Administration]) -> bool:
-    """Whether one decay curve tells the radioactive share of every vial at every time."""
-    if len({a.nuclide for a in given}) > 1:
-        return False
-    decay = _decay_per_h(given[0].nuclide)
-    shares = [a.net_activity_mbq / _amount(a) * np.exp(decay * (a.time_h - given[0].time_h)) for a in given]
-    # an infusion's activity is that at its start, so that its share decays in the syringe as in the body
-    return bool(np.allclose(shares, shares[0], rtol=1e-12, atol=0.0))
+    course = _course(model, network, index_tables, given, entries, end, times[order], rows)
+    labels = tuple(dict.fromkeys(c.nuclide for c in entries if c.nuclide))
+    scale = sum(amount_nmol(a) for a in given)
+    return Run(model, network, index_tables, course, entries, labels, scale, regions, parts, times, order, given, end)
 
 
 @lru_cache(maxsize=128)  # a structure for each patient with lesions of his own would pile up
-def _compiled(model: Hashable, labels: tuple[str, ...]) -> tuple[Network, Tables]:
+def _compiled(model: Hashable, entries: tuple[Counted, ...]) -> tuple[Network, Tables]:
     assert isinstance(model, OdeModel)
-    if not labels:
-        network = model.network()
-        return network, tables(network)
-    base = model.network((TOTAL, *labels), occupying=(TOTAL,))
-    decays = tuple(Transfer(s.name, None, f"decay/{s.label}") for s in base.states if s.label in labels)
-    network = Network(base.states, base.transfers + decays, base.pools, base.bindings)
+    network = network_of(model, entries) if entries else model.network()
     return network, tables(network)
 
 
 def with_decay(values: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
-    """Coefficients with the decay constants (1/min) of carried labels."""
-    return {**values, **{f"decay/{name}": _decay_per_h(name) / MIN_PER_H for name in labels}}
+    """Coefficients with the decay constants (1/min) of nuclides that are counted apart."""
+    return {**values, **{f"decay/{name}": decay_per_h(name) / MIN_PER_H for name in labels}}
 
 
 def _course(
@@ -279,28 +234,30 @@ def _course(
     network: Network,
     index_tables: Tables,
     given: Sequence[Administration],
-    labels: Sequence[str],
+    entries: Sequence[Counted],
     end_h: float,
     times_h: FloatArray,
-    members: Sequence[Sequence[int]],
-    regions: Sequence[str],
+    rows: Sequence[Sequence[int]],
 ) -> Course:
     n = len(network.states)
     marks = sorted({t for a in given for t in (a.time_h, a.time_h + a.duration_h)} | {end_h})
     marks = [m for m in marks if m <= end_h]
     event_min = np.array(marks) * MIN_PER_H
     bolus, inflow, inflow_decay = np.zeros((len(marks), n)), np.zeros((len(marks), n)), np.zeros(n)
-    scale = sum(_amount(a) for a in given)
+    scale = sum(amount_nmol(a) for a in given)
     for a in given:
-        sources = [(TOTAL if labels else network.states[0].label, _amount(a))]
-        if labels:
-            # a label is linear in its own amount, so it travels in units in which all its administrations make `scale` nmol
-            activity = sum(b.net_activity_mbq for b in given if b.nuclide == a.nuclide)
-            sources.append((a.nuclide, scale * a.net_activity_mbq / activity))
-        for label, amount in sources:
+        sources = [(network.states[0].label, "", amount_nmol(a))]
+        if entries:
+            given_to = {(c.ligand, c.nuclide): c.label for c in entries if not c.is_daughter}
+            sources = [(given_to[a.ligand, ""], "", amount_nmol(a))]
+            if a.nuclide:
+                # a label is linear in its own amount, so it travels in units in which all its administrations make `scale` nmol
+                activity = sum(b.net_activity_mbq for b in given if b.nuclide == a.nuclide)
+                sources.append((given_to[a.ligand, a.nuclide], a.nuclide, scale * a.net_activity_mbq / activity))
+        for label, decaying, amount in sources:
             at = index_tables.place[network.select(label, *model.entry)[0]]
             # what waits in the syringe decays there
-            inflow_decay[at] = _decay_per_h(label) / MIN_PER_H if label in labels else 0.0
+            inflow_decay[at] = decay_per_h(decaying) / MIN_PER_H if decaying else 0.0
             if a.duration_h <= 0:
                 if a.time_h in marks:
                     bolus[marks.index(a.time_h), at] += amount
@@ -309,10 +266,10 @@ def _course(
                 if a.time_h <= mark < a.time_h + a.duration_h:
                     left = np.exp(-inflow_decay[at] * (mark - a.time_h) * MIN_PER_H)
                     inflow[e, at] += left * amount / (a.duration_h * MIN_PER_H)
-    row_ptr, row_state = _rows(index_tables, members)
-    integral_ptr, integral_state = _rows(index_tables, _integrals(network, labels, regions))
+    row_ptr, row_state = _rows(index_tables, rows)
+    integral_ptr, integral_state = _rows(index_tables, _integrals(network, entries, model.regions))
     # a carried label decays by itself; the total is weighted by its nuclide's decay
-    decay = 0.0 if labels else _decay_per_h(given[0].nuclide) / MIN_PER_H
+    decay = 0.0 if entries else decay_per_h(given[0].nuclide) / MIN_PER_H
     # the solver reports an event's own time before the event; a hair later the bolus is in, as at the first one
     output_min = times_h * MIN_PER_H
     output_min = np.where(np.isin(output_min, event_min[1:-1]), np.nextafter(output_min, np.inf), output_min)
@@ -337,36 +294,37 @@ def _rows(index_tables: Tables, members: Sequence[Sequence[int]]) -> tuple[npt.N
     return ptr, flat
 
 
-def _integrals(network: Network, labels: Sequence[str], regions: Sequence[str]) -> list[list[int]]:
+def _integrals(network: Network, entries: Sequence[Counted], regions: Sequence[str]) -> list[list[int]]:
     """States of each time integral, label by label, region by region."""
-    carried = list(labels) or [network.states[0].label]
+    carried = [c.label for c in entries if c.nuclide] or [network.states[0].label]
     return [[int(i) for i in network.select(label, region)] for label in carried for region in regions]
 
 
 def dataset(run: Run, found: Solution) -> xr.Dataset:
     """What the solver found in the units and names of the outside; linear in the solution."""
     m, given = len(found.failed), run.schedule
-    nuclides = tuple(dict.fromkeys(a.nuclide for a in given))
-    shape = (len(run.labels) + 1, len(run.regions), len(run.parts))
     unsorted = np.empty_like(found.amounts)
     unsorted[:, run.order] = found.amounts
-    travelled = np.moveaxis(unsorted.reshape(m, len(run.times_h), *shape), 1, -1)  # (m, label, region, part, time)
-    integrals = found.integrals.reshape(m, max(len(run.labels), 1), len(run.regions))
-    total = travelled[:, 0]
-    if run.labels:
-        units = [sum(a.net_activity_mbq for a in given if a.nuclide == n) / run.scale_nmol for n in nuclides]
-        activity = [travelled[:, k + 1] * unit for k, unit in enumerate(units)]
-        tia = [integrals[:, k] * unit / MIN_PER_H for k, unit in enumerate(units)]
+    shape = (max(len(run.counted), 1), len(run.regions), len(run.parts))
+    ends = int(np.prod(shape))
+    travelled = np.moveaxis(unsorted[..., :ends].reshape(m, len(run.times_h), *shape), 1, -1)  # (m, label, region, part, time)
+    integrals = found.integrals.reshape(m, -1, len(run.regions))
+    if run.counted:
+        made = _labelled(run, travelled, integrals)
     else:
-        share = given[0].net_activity_mbq / _amount(given[0])
+        name, share = given[0].nuclide, given[0].net_activity_mbq / amount_nmol(given[0])
         passed = np.maximum(run.times_h - given[0].time_h, 0.0)
-        activity = [total * share * np.exp(-_decay_per_h(nuclides[0]) * passed)]
-        tia = [integrals[:, 0] * share / MIN_PER_H]
-    hot = [a / nuclide(n).mbq_per_nmol for a, n in zip(activity, nuclides, strict=True)]
+        activity = travelled[:, 0] * share * np.exp(-decay_per_h(name) * passed)
+        tia = integrals[:, 0] * share / MIN_PER_H
+        made = {
+            TOTAL: (travelled[:, 0], activity, tia),
+            name: (activity / nuclide(name).mbq_per_nmol, activity, tia),
+        }
+    amounts, activities, integrated = zip(*made.values(), strict=True)
     stacked = {
-        "amount_nmol": np.stack([total, *hot], axis=1),
-        "activity_mbq": np.stack([sum(activity), *activity], axis=1),
-        "tia_mbq_h": np.stack([sum(tia), *tia], axis=1),
+        "amount_nmol": np.stack(amounts, axis=1),
+        "activity_mbq": np.stack(activities, axis=1),
+        "tia_mbq_h": np.stack(integrated, axis=1),
     }
     dims = ("member", "label", "region", "part", "time_h")
     units_of = {"amount_nmol": "nmol", "activity_mbq": "MBq", "tia_mbq_h": "MBq h"}
@@ -376,11 +334,49 @@ def dataset(run: Run, found: Solution) -> xr.Dataset:
             for name, values in stacked.items()
         },
         coords={
-            "label": [TOTAL, *nuclides],
+            "label": list(made),
             "region": list(run.regions),
             "part": list(run.parts),
             "time_h": ("time_h", run.times_h, {"units": "h"}),
         },
         attrs={"end_h": run.end_h},
     )
+    if unsorted.shape[-1] > ends:
+        away = np.moveaxis(unsorted[..., ends:], 1, -1)
+        data["receptors_away_nmol"] = (("member", "region", "time_h"), away, {"units": "nmol"})
     return data if run.parts != ("",) else data.isel(part=0, drop=True)
+
+
+Made = tuple[FloatArray, FloatArray, FloatArray]
+
+
+def _labelled(run: Run, travelled: FloatArray, integrals: FloatArray) -> dict[str, Made]:
+    """Amount (nmol), activity (MBq) and time-integrated activity (MBq h) of each label of the output."""
+    given, nuclides = run.schedule, administered(run.schedule)
+    units = {n: sum(a.net_activity_mbq for a in given if a.nuclide == n) / run.scale_nmol for n in nuclides}
+    activity = {c: travelled[:, k] * units[c.origin] for k, c in enumerate(run.counted) if c.nuclide}
+    tia = {c: integrals[:, k] * units[c.origin] / MIN_PER_H for k, c in enumerate(activity)}
+
+    def of_ligand(ligands: Sequence[str]) -> Made:
+        totals = [travelled[:, k] for k, c in enumerate(run.counted) if not c.nuclide and c.ligand in ligands]
+        chosen = [c for c in activity if not c.is_daughter and c.ligand in ligands]
+        return _sum(totals, travelled[:, 0]), _sum([activity[c] for c in chosen], travelled[:, 0]), _tia_of(chosen)
+
+    def of_nuclide(name: str, chosen: Sequence[Counted]) -> Made:
+        summed = _sum([activity[c] for c in chosen], travelled[:, 0])
+        return summed / nuclide(name).mbq_per_nmol, summed, _tia_of(chosen)
+
+    def _tia_of(chosen: Sequence[Counted]) -> FloatArray:
+        return _sum([tia[c] for c in chosen], integrals[:, 0])
+
+    ligands = tuple(dict.fromkeys(c.ligand for c in run.counted if not c.nuclide))
+    made = {TOTAL: of_ligand(ligands)} | ({n: of_ligand([n]) for n in ligands} if len(ligands) > 1 else {})
+    made |= {n: of_nuclide(n, [c for c in activity if c.nuclide == n]) for n in run.labels}
+    for name in dict.fromkeys(c.nuclide for c in activity if c.is_daughter):
+        for what, free in ((ON_LIGAND, False), (FREE, True)):
+            made[f"{name}/{what}"] = of_nuclide(name, [c for c in activity if c.nuclide == name and (not c.ligand) == free])
+    return made
+
+
+def _sum(arrays: Sequence[FloatArray], like: FloatArray) -> FloatArray:
+    return reduce(np.add, arrays) if arrays else np.zeros_like(like)

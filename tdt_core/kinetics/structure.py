@@ -7,17 +7,49 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
+import numpy as np
+
 from tdt_core.errors import ModelError
 from tdt_core.kinetics.anatomy import ARTERIAL, SINK, VENOUS, Organ
-from tdt_core.kinetics.network import Binding, Network, Pool, Transfer, states_of
+from tdt_core.kinetics.network import Binding, Network, Pool, Production, State, Transfer, states_of
+from tdt_core.kinetics.rules import Quantities
 
 Release = Literal["lost", "recycled"]
 PlasmaBinding = Literal["none", "free_fraction", "albumin"]
+Turnover = Literal["none", "explicit"]
+Daughters = Literal["none", "followed"]
 
 COMPLEX, TISSUE_COMPLEX = "complex", "interstitial_complex"
 """Parts that hold ligand bound to albumin, in vessels and in tumour interstitium."""
 TRAPPED = "trapped"
 """Part of kidneys that holds what the cells of the tubules took up and keep, in models that have `trapped_share`."""
+RECEPTORS, AWAY = "receptors", "away"
+"""Label and part of receptors that went inside with their ligand and are not replaced yet."""
+
+
+@dataclass(frozen=True)
+class Species:
+    """What is counted apart: a set of states with a label.
+
+    Attributes
+    ----------
+    ligand : whose rates it moves by where ligands differ; empty: the model's own.
+    occupies : it takes up binding sites; what does not binds to those that the others leave free.
+    element : of a daughter that left its ligand and moves by the rules of its element; such a one binds to nothing.
+    """
+
+    label: str
+    ligand: str = ""
+    occupies: bool = False
+    element: str = ""
+
+    def own(self, rate: str) -> str:
+        """Name of a coefficient as this species has it."""
+        return f"{self.ligand}/{rate}" if self.ligand else rate
+
+    def at(self, place: tuple[str, str]) -> str:
+        """Name of its state there."""
+        return State(self.label, *place).name
 
 
 @dataclass(frozen=True)
@@ -66,12 +98,17 @@ class Site:
 
 @dataclass(frozen=True)
 class Structure:
-    """What flows where and binds to what: names of quantities, no number. `traps`: kidneys that keep part of the reuptake."""
+    """What flows where and binds to what: names of quantities, no number.
+
+    `traps`: kidneys that keep part of the reuptake. `elements`: of daughters that are followed off their ligand.
+    """
 
     organs: tuple[Organ, ...]
     release: Release
     plasma_binding: PlasmaBinding
     traps: tuple[str, ...] = ()
+    turnover: Turnover = "none"
+    elements: tuple[str, ...] = ()
 
     @cached_property
     def flows(self) -> tuple[Flow, ...]:
@@ -175,29 +212,81 @@ class Structure:
         for site in self.sites:
             out[site.rate] = (site.amount, site.volume)
             out[site.capacity] = (site.capacity, "")
+        if self.turnover == "explicit":
+            out |= {f"{o.name}.k_turnover": (f"{o.name}.k_turnover", "") for o in self.organs if o.binds}
+        for element in self.elements:
+            out |= {f.rate: (f.amount, f.volume) for f in self.free_flows(element)}
         return tuple((rate, *parts) for rate, parts in out.items())
 
-    def network(self, labels: tuple[str, ...], occupying: tuple[str, ...]) -> Network:
-        if not labels or not set(occupying) <= set(labels) or not occupying:
-            raise ModelError(
-                f"labels {labels} of which {occupying} occupy receptors",
-                expected="at least one label, and at least one of them that occupies",
-                kind="model.label",
-            )
-
-        def state(label: str, place: tuple[str, str]) -> str:
-            return f"{label}/{place[0]}/{place[1]}"
-
+    def network(self, species: Sequence[Species]) -> Network:
+        """States and flows of each species, and the sites that those that occupy compete for."""
+        carried = [one for one in species if not one.element]
+        occupying = [one for one in species if one.occupies]
+        states = [s for one in species for s in states_of(one.label, self.free_parts if one.element else self.parts)]
+        transfers = [Transfer(one.at(f.source), one.at(f.target), one.own(f.rate)) for one in species for f in self._moves(one)]
+        members = {s.name: [one.at(s.target) for one in occupying] for s in self.sites}
+        productions = []
+        if self.turnover == "explicit":
+            for organ in (o.name for o in self.organs if o.binds):
+                away = State(RECEPTORS, organ, AWAY)
+                states.append(away)
+                transfers.append(Transfer(away.name, None, f"{organ}.k_turnover"))
+                members[organ].append(away.name)
+                rate = f"{organ}.lambda_int"
+                productions += [Production(one.at((organ, "bound")), away.name, one.own(rate)) for one in occupying]
         return Network(
-            states=tuple(s for label in labels for s in states_of(label, self.parts)),
-            transfers=tuple(
-                Transfer(state(label, f.source), state(label, f.target), f.rate) for label in labels for f in self.flows
-            ),
-            pools=tuple(Pool(s.name, s.capacity, tuple(state(n, s.target) for n in occupying)) for s in self.sites),
+            states=tuple(states),
+            transfers=tuple(transfers),
+            pools=tuple(Pool(s.name, s.capacity, tuple(members[s.name])) for s in self.sites),
             bindings=tuple(
-                Binding(state(label, s.source), state(label, s.target), s.rate, s.name) for label in labels for s in self.sites
+                Binding(one.at(s.source), one.at(s.target), one.own(s.rate), s.name) for one in carried for s in self.sites
             ),
+            productions=tuple(productions),
         )
+
+    def _moves(self, species: Species) -> Sequence[Flow]:
+        return self.free_flows(species.element) if species.element else self.flows
+
+    @cached_property
+    def free_parts(self) -> dict[str, tuple[str, ...]]:
+        """Parts that hold daughters off their ligand: bound to nothing, inside cells or outside."""
+        kept = ("internalised", "intracellular", "interstitial", "vascular", "pool")
+        return {region: tuple(p for p in parts if p in kept) for region, parts in self.parts.items()}
+
+    def free_flows(self, element: str) -> tuple[Flow, ...]:
+        """How a daughter without ligand moves: with the blood, across vessels as the ligand does, from blood into tubular cells
+        and urine by kidneys, from the lumen as ligand; what is inside a cell stays."""
+        out = [f for f in self.flows if f.blood]
+        for organ in (o for o in self.organs if o.template != "pool"):
+            o, vessels, tissue = organ.name, (organ.name, "vascular"), (organ.name, "interstitial")
+            v, i = f"{o}.vascular_volume", f"{o}.interstitial_volume"
+            if "intracellular" in organ.parts:
+                cells, sink = (o, "intracellular"), (SINK, "pool")
+                out += [
+                    Flow(vessels, cells, f"{o}.uptake_flow_of_{element}", v),
+                    Flow(vessels, sink, f"{o}.excreted_flow_of_{element}", v),
+                    Flow(tissue, sink, f"{o}.excreted_flow", i),
+                    Flow(tissue, cells, f"{o}.reabsorbed_flow", i),
+                ]
+            else:
+                out += [Flow(vessels, tissue, f"{o}.PS", v), Flow(tissue, vessels, f"{o}.PS", i)]
+        return tuple(out)
+
+    def check_balance(self, values: Quantities, given: Sequence[str]) -> None:
+        """Raise ModelError `model.flow` where blood into and out of a vascular space differ; `given`: what was set by hand."""
+        for space, inward, outward in self.blood:
+            into, out = (sum((values[q] for q in names), np.zeros(())) for names in (inward, outward))
+            off = ~(np.abs(into - out) <= 1e-9 * np.abs(into + out))
+            if off.any():
+                at = np.flatnonzero(off)[0]
+                a, b = (np.atleast_1d(np.real(x)) for x in np.broadcast_arrays(into, out))
+                own = [n for n in given if n in (*inward, *outward)]
+                raise ModelError(
+                    f"{space} takes in {a[at]:g} L/min ({' + '.join(inward)}) and gives off {b[at]:g} L/min",
+                    expected="flows that balance in each vascular space",
+                    remedy=f"let {', '.join(own)} follow, or change body.CO" if own else "correct the flow rules",
+                    kind="model.flow",
+                )
 
     @cached_property
     def parts(self) -> dict[str, tuple[str, ...]]:

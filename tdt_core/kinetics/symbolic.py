@@ -73,6 +73,8 @@ def pattern(network: Network) -> npt.NDArray[np.bool_]:
     for t in network.transfers:
         if t.target is not None:
             out[network.index[t.target], network.index[t.source]] = True
+    for produced in network.productions:
+        out[network.index[produced.target], network.index[produced.source]] = True
     members = {p.name: [network.index[m] for m in p.members] for p in network.pools}
     for b in network.bindings:
         source, target = network.index[b.source], network.index[b.target]
@@ -132,6 +134,8 @@ def tables(network: Network) -> Tables:
         contributions.setdefault((source, source), []).append((coefficient[t.rate], -1))
         if t.target is not None:
             contributions.setdefault((state[t.target], source), []).append((coefficient[t.rate], 1))
+    for produced in network.productions:
+        contributions.setdefault((state[produced.target], state[produced.source]), []).append((coefficient[produced.rate], 1))
     entries = sorted(contributions)
     fill = [(e, c, s) for e, key in enumerate(entries) for c, s in contributions[key]]
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from tdt_core.errors import InputError, ModelError
-from tdt_core.kinetics import model, pbrpk, simulate
+from tdt_core.kinetics import ligands as ligand_table
+from tdt_core.kinetics import model, simulate
 from tdt_core.kinetics.ligands import family, ligand_rules, ligands, nmol_of_ug, receptor_of
 from tdt_core.kinetics.pbrpk import TABLES
 from tdt_core.nuclides import nuclide
@@ -188,7 +189,7 @@ def test_a_mass_that_is_none_and_a_ligand_without_molar_mass_are_refused():
 
 def test_a_row_that_no_model_has_is_refused(monkeypatch):
     typo = (replace(ligand_rules("DCFPyL")[0], name="ligand.k_onn"),)
-    monkeypatch.setattr(pbrpk, "ligand_rules", lambda ligand: typo)
+    monkeypatch.setattr(ligand_table, "ligand_rules", lambda ligand: typo)
     with pytest.raises(ModelError, match=r"ligand\.k_onn") as caught:
         model("psma").with_ligand("DCFPyL")
     assert caught.value.kind == "model.quantity"

@@ -1,10 +1,11 @@
 """Any ODE model as SBML Level 3 Version 1.
 
 Amounts are species in nmol (`hasOnlySubstanceUnits`), regions are compartments, every coefficient is a parameter with its
-value, every transfer and every binding is one irreversible reaction:
+value, every transfer, binding and production is one irreversible reaction:
 
     transfer    k S                          k in 1/min
     binding     k S (capacity - members)     k in 1/(nmol min), capacity in nmol
+    production  k S, without taking from S   k in 1/min
     decay       lambda S                     from a radioactive label to the cold one in the same place
 
 Time is in minutes after the first administration (time 0 without a schedule), because many tools start at 0.
@@ -26,7 +27,8 @@ from tdt_core.kinetics.rules import RuleTable
 from tdt_core.kinetics.sbml.document import ANNOTATION
 from tdt_core.kinetics.sbml.doses import Dose, decay_per_min, dose_of, nuclides_of
 from tdt_core.kinetics.sbml.names import Identifiers, identifier_of, identifiers
-from tdt_core.kinetics.simulation import OdeModel, check_schedule
+from tdt_core.kinetics.schedules import check_schedule
+from tdt_core.kinetics.simulation import OdeModel
 from tdt_core.twin import Administration
 
 _UNITS: Mapping[str, tuple[tuple[int, int, int, float], ...]] = {
@@ -69,13 +71,20 @@ def export(
         `model.sbml` a model that is no ODE, labels without a nuclide; `model.batch` parameters of several patients;
         `model.amount` an administration with more radioactive ligand than ligand; and what the model's `coefficients`
         refuses.
-    InputError : what `simulate.check_schedule` refuses.
+    InputError : what `schedules.check_schedule` refuses.
     """
     if not isinstance(model, OdeModel):
         raise ModelError(
             f"{type(model).__name__} is no system of differential equations",
             expected="a model with a network of states and flows",
             remedy="export a compartment rung, such as psma_reference",
+            kind="model.sbml",
+        )
+    if getattr(model, "daughters", "none") != "none":
+        raise ModelError(
+            f"{getattr(model, 'name', 'a model')} follows daughters, which this document does not hold",
+            expected="a model whose nuclides decay where they are",
+            remedy='export model.with_options(daughters="none")',
             kind="model.sbml",
         )
     given = tuple(sorted(schedule or (), key=lambda a: a.time_h))
@@ -203,6 +212,7 @@ class _Writer:
     def coefficients(self, values: Mapping[str, float]) -> None:
         """Parameters with what they follow from as notes."""
         units = {t.rate: "per_min" for t in self.network.transfers}
+        units |= {p.rate: "per_min" for p in self.network.productions}
         units |= {b.rate: "per_nmol_per_min" for b in self.network.bindings}
         units |= {p.capacity: "nmol" for p in self.network.pools}
         table = getattr(self.source, "table", None)
@@ -224,6 +234,11 @@ class _Writer:
             law = f"{self.ids.coefficients[t.rate]} * {self.ids.states[t.source]}"
             ends = self.ids.states[t.source], None if t.target is None else self.ids.states[t.target]
             self.reaction(f"flow_{name}", name, *ends, law, ())
+        for p in self.network.productions:
+            source, target = places[p.source], places[p.target]
+            name = f"{source.label}: {source.region} {source.part} makes {target.label} {target.region} {target.part}"
+            law = f"{self.ids.coefficients[p.rate]} * {self.ids.states[p.source]}"
+            self.reaction(f"flow_{name}", name, None, self.ids.states[p.target], law, [self.ids.states[p.source]])
         pools = {p.name: p for p in self.network.pools}
         for b in self.network.bindings:
             pool, source = pools[b.pool], places[b.source]
