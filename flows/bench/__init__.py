@@ -11,6 +11,7 @@ from tdt_core.errors import SettingsError
 BENCHES = {
     "ladder": "flows.bench.ladder",
     "loop": "flows.bench.loop",
+    "lumping": "flows.bench.lumping",
     "population": "flows.bench.population",
     "solver": "flows.bench.solver",
 }
