@@ -13,8 +13,8 @@ def ladder_of_state(
     state: Annotated[str, typer.Argument(help="State id or its first digits, or a pseudonym for the newest state.")],
     rungs: Annotated[str, typer.Option(help="Rungs to fit, separated by commas; empty: all.")] = "",
     by: Annotated[
-        str, typer.Option(help="What weights rest on: aicc (where it is not defined the evidence), evidence, left_out.")
-    ] = "aicc",
+        str, typer.Option(help="What weights rest on: evidence, left_out, or aicc (the evidence where it is not defined).")
+    ] = "evidence",
     draws: Annotated[int, typer.Option(min=20, help="Draws of each rung and of the average.")] = 500,
     as_json: AsJson = False,
 ) -> None:

@@ -46,7 +46,7 @@ def asked_for(state: TwinState) -> tuple[Administration, str]:
     return therapy_of(state.evidence, product), product.ligand
 
 
-def ladder(state: TwinState, names: Sequence[str] = (), basis: Basis = "aicc", n_draws: int = 500) -> dict[str, Any]:
+def ladder(state: TwinState, names: Sequence[str] = (), basis: Basis = "evidence", n_draws: int = 500) -> dict[str, Any]:
     """The table of `tdt ladder` for a state.
 
     Parameters

@@ -99,7 +99,7 @@ def climb(
     evidence: Evidence,
     given: Administration,
     *,
-    basis: Basis = "aicc",
+    basis: Basis = "evidence",
     seed: tuple[int, ...] = (0,),
     n_draws: int = 500,
 ) -> Ladder:

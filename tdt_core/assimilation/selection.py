@@ -211,7 +211,7 @@ class Weights:
     reason: str = ""
 
 
-def weigh(scores: Mapping[str, Score], basis: Basis = "aicc") -> Weights:
+def weigh(scores: Mapping[str, Score], basis: Basis = "evidence") -> Weights:
     """Weights proportional to exp(log score): Akaike weights, or posterior probabilities under equal prior ones.
 
     Asked for AICc, the evidence is used where AICc is not defined for every rung, and `reason` says which lack it.

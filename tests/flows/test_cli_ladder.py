@@ -28,7 +28,7 @@ def called(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, An
 
 def test_the_ladder_of_a_state_weighs_every_rung_and_averages_them(capsys: pytest.CaptureFixture[str], commit) -> None:
     state = commit()
-    code, told = called(capsys, "ladder", state.id[:10], "--rungs", QUICK, "--draws", "200", "--by", "evidence")
+    code, told = called(capsys, "ladder", state.id[:10], "--rungs", QUICK, "--draws", "200")
     assert code == 0
     assert [r["rung"] for r in told["rungs"]] == QUICK.split(",")
     assert sum(r["weight"] for r in told["rungs"]) == pytest.approx(1.0)

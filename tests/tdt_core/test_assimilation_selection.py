@@ -144,11 +144,11 @@ def test_aicc_is_the_textbook_value_and_is_not_defined_for_too_few_data():
 
 def test_weights_fall_back_to_the_evidence_and_say_which_rung_has_too_few_data():
     evidence = measured("biexponential")
-    found = climb(EXPONENTIALS, "PSMA-617", evidence, GIVEN, n_draws=50)
+    found = climb(EXPONENTIALS, "PSMA-617", evidence, GIVEN, basis="aicc", n_draws=50)
     assert found.weights.basis == "evidence"
     assert "triexponential (n = 12, k = 15)" in found.weights.reason
     assert "biexponential (n" not in found.weights.reason.replace("triexponential", "")
-    few = climb(EXPONENTIALS[:2], "PSMA-617", evidence, GIVEN, n_draws=50)
+    few = climb(EXPONENTIALS[:2], "PSMA-617", evidence, GIVEN, basis="aicc", n_draws=50)
     assert (few.weights.basis, few.weights.reason) == ("aicc", "")
     values = {n: few.candidates[n].score.aicc for n in EXPONENTIALS[:2]}
     ratio = np.exp(-0.5 * (values["biexponential"] - values["monoexponential"]))
@@ -179,7 +179,7 @@ def test_data_of_one_phase_choose_one_phase_and_data_of_uptake_refuse_it():
     assert late.weights.by_rung["monoexponential"] > 0.5
     times = (1.0, 2.0, 4.0, 8.0, 24.0, 72.0, 150.0)
     shift = np.array([1.5 if n.endswith("uptake_half_time") else 0.0 for n in rung("biexponential").parameters])
-    early = climb(EXPONENTIALS[:2], "PSMA-617", measured("biexponential", 1, times, shift), GIVEN, n_draws=50)
+    early = climb(EXPONENTIALS[:2], "PSMA-617", measured("biexponential", 1, times, shift), GIVEN, basis="aicc", n_draws=50)
     assert early.weights.basis == "aicc"
     assert early.weights.by_rung["biexponential"] > 0.99
 
