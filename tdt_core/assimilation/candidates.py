@@ -78,7 +78,8 @@ def fit_rung(
     model = rung_for(name, ligand, evidence.regions, covariates_of(evidence))
     counted = _Counted(model)
     prior = population_prior(model)
-    for administration in (*evidence.administrations, given):
+    imaged = {d.nuclide for d in evidence.activities}
+    for administration in (*(a for a in evidence.administrations if a.nuclide in imaged), given):
         # at the median first: what a rung lacks it says itself, where a fit only finds that it has no solution
         model.time_integrated_activity(prior.mean[None], administration)
     posterior = assimilate(prior, evidence, cast(KineticModel, counted), seed=seed, n_draws=n_draws)
