@@ -22,7 +22,7 @@ from tdt_core.parameters import packaged_csv
 
 TABLE = "pbrpk_daughters.csv"
 _MIN_PER_H = 60.0
-_OUTSIDE = {"bound": "interstitial", COMPLEX: "vascular", TISSUE_COMPLEX: "interstitial"}
+_OUTSIDE = {"bound": "interstitial", TISSUE_COMPLEX: "interstitial"}
 """Part where a free daughter starts, other than where it was born."""
 _INSIDE = {"internalised": "internalised", "intracellular": "intracellular", TRAPPED: "intracellular"}
 """Part of a cell that keeps what was born in it."""
@@ -82,6 +82,7 @@ def productions(
     pair = f"{normalise_name(parent)}/{daughter}"
     out = []
     for region, parts in structure.parts.items():
+        outside = {**_OUTSIDE, COMPLEX: parts[-1]}  # vessels, or a pool of blood
         for part in parts:
             born = carrier.at((region, part))
             out.append(Production(born, on_ligand.at((region, part)), f"{pair} on ligand"))
@@ -89,5 +90,5 @@ def productions(
                 out.append(Production(born, free.at((region, _INSIDE[part])), f"{pair} kept"))
                 out.append(Production(born, free.at((region, "interstitial")), f"{pair} let out"))
             else:
-                out.append(Production(born, free.at((region, _OUTSIDE.get(part, part))), f"{pair} free"))
+                out.append(Production(born, free.at((region, outside.get(part, part))), f"{pair} free"))
     return out

@@ -191,9 +191,9 @@ def plan(
     check_schedule(given, several=whole_body)
     check_times(given, times, end_h, rtol)
     ligands = tuple(dict.fromkeys(a.ligand for a in given))
+    followed = getattr(model, "daughters", "none") == "followed"
     if isinstance(model, PBRPK) and len(ligands) > 1:
         model = together(model, ligands)
-    followed = getattr(model, "daughters", "none") == "followed"
     hot = [a for a in given if a.nuclide]
     last = max(HORIZON_HALF_LIVES * np.log(2) / decay_per_h(a.nuclide) + a.time_h + a.duration_h for a in hot)
     end = float(max(last if end_h is None else end_h, times.max(initial=given[0].time_h)))
