@@ -22,6 +22,7 @@ from tdt_core.kinetics.ladder import (
 from tdt_core.kinetics.pbrpk import pbrpk as model
 from tdt_core.kinetics.sensitivity import sensitivities
 from tdt_core.kinetics.simulation import simulate, simulate_batch
+from tdt_core.kinetics.theranostic import transfer
 
 __all__ = [
     "UPTAKE",
@@ -36,6 +37,7 @@ __all__ = [
     "simulate",
     "simulate_batch",
     "to_natural",
+    "transfer",
     "uptake_parameter",
 ]
 

@@ -22,6 +22,7 @@ MODELS = {
     "recycled": FOLLOWED.with_options(release="recycled"),
     "albumin": FOLLOWED.with_options(plasma_binding="albumin"),
     "sides": pbrpk("psma").with_options(daughters="followed", turnover="explicit"),
+    "reduced": pbrpk("psma_reduced").with_options(daughters="followed"),
     "somatostatin": pbrpk("sstr").with_options(daughters="followed", plasma_binding="free_fraction"),
 }
 each_pair = pytest.mark.parametrize(("parent", "daughter"), PAIRS.items())
