@@ -1,7 +1,8 @@
 """The middle rungs of the ladder as variants of the whole-body models: organs that behave alike merged into one.
 
     lumped    organs without receptors become one, `rest_of_body`; those with receptors and the bone marrow stay
-    reduced   further, left and right become one organ, the glands one, liver with spleen, gut and prostate one
+    reduced   further, left and right become one organ, the salivary glands one, liver with spleen, gut and prostate one; the
+              marrow joins the rest
 
 A merged organ's quantities are rules over its members, whose own rules stay: every quantity of the whole body keeps its name
 and acts. Volumes, vascular and interstitial spaces, serum flows, permeabilities and receptors add up; rates of internalisation
@@ -27,14 +28,15 @@ from tdt_core.kinetics.pbrpk import PBRPK, TEMPLATES, VARIANTS, VENOUS, Array, O
 from tdt_core.kinetics.rules import Rule
 from tdt_core.parameters import Status
 
-REST, KIDNEYS, GLANDS, VISCERA = "rest_of_body", "both_kidneys", "all_glands", "viscera"
+REST, KIDNEYS, VISCERA = "rest_of_body", "both_kidneys", "viscera"
+SALIVARY, LACRIMAL = "all_salivary_glands", "both_lacrimal_glands"
 """Organs that stand for several. No table has quantities of these names, so that all of the members' keep their meaning."""
 
 KEPT = ("red_marrow",)
-"""Organs at risk that stay although they have no receptors."""
+"""Organs at risk that `lumped` leaves although they have no receptors."""
 
-KEPT_GLANDS = ("salivary_glands",)
-"""Organs of the template receptor that are no viscera."""
+NO_VISCERA = ("salivary_glands",)
+"""Organs of the template receptor that belong elsewhere."""
 
 _BLOOD = ("volume", "vascular_volume", "flow")
 _TUBULES = ("filtered_flow", "excreted_flow", "reabsorbed_flow", "intracellular_volume")
@@ -138,7 +140,8 @@ def _mean(quantity: str, weight: str, organs: Sequence[str]) -> str:
 
 def whole(model: PBRPK) -> PBRPK:
     """The model with every merged organ replaced by its members again."""
-    return replace(model, organs=tuple(m for o in model.organs for m in o.members or (o,)))
+    name = model.name.removesuffix("_lumped").removesuffix("_reduced")
+    return replace(model, name=name, organs=tuple(m for o in model.organs for m in o.members or (o,)))
 
 
 def lumped(model: PBRPK, keep: Collection[str] = KEPT) -> PBRPK:
@@ -152,22 +155,24 @@ def lumped(model: PBRPK, keep: Collection[str] = KEPT) -> PBRPK:
     return replace(merged(model, REST, silent, "rest"), name=f"{model.name}_lumped")
 
 
-def reduced(model: PBRPK, keep: Collection[str] = KEPT) -> PBRPK:
-    """Blood, kidneys, glands, tumours, viscera, marrow and rest, one organ each: `lumped`, and what has receptors by function.
+def reduced(model: PBRPK, keep: Collection[str] = ()) -> PBRPK:
+    """Blood, kidneys, salivary and lacrimal glands, tumours, viscera and rest, one organ each.
 
     Tumours and lesions stay apart. Organs in `keep` stay as they are.
 
-    Raises ModelError `model.organ` for an unknown organ in `keep`.
+    Raises ModelError `model.organ` for an unknown organ in `keep`, or one of a chain that would be merged around it.
     """
     name = f"{whole(model).name}_reduced"
     model = lumped(model, keep)
-    free = [o for o in model.organs if o.name not in (*keep, *KEPT_GLANDS)]
-    for into, templates, template in (
-        (KIDNEYS, ("paired_kidney",), "kidney"),
-        (GLANDS, ("gland",), "receptor"),
-        (VISCERA, ("receptor",), "receptor"),
+    free = {o.name: o.template for o in model.organs if o.name not in (*keep, *NO_VISCERA)}
+    glands = [o for o, template in free.items() if template == "gland"]
+    for into, template, members in (
+        (KIDNEYS, "kidney", [o for o, template in free.items() if template == "paired_kidney"]),
+        (SALIVARY, "receptor", [o for o in glands if not o.startswith("lacrimal_")]),
+        (LACRIMAL, "receptor", [o for o in glands if o.startswith("lacrimal_")]),
+        (VISCERA, "receptor", [o for o, template in free.items() if template == "receptor"]),
     ):
-        model = merged(model, into, [o.name for o in free if o.template in templates], template)
+        model = merged(model, into, members, template)
     return replace(model, name=name)
 
 
@@ -262,4 +267,16 @@ VARIANTS |= {
     "psma_albumin": ("psma", _with_albumin),
 }
 
-__all__ = ["GLANDS", "KIDNEYS", "REST", "VISCERA", "by_organ", "lumped", "merged", "reduced", "shares", "whole"]
+__all__ = [
+    "KIDNEYS",
+    "LACRIMAL",
+    "REST",
+    "SALIVARY",
+    "VISCERA",
+    "by_organ",
+    "lumped",
+    "merged",
+    "reduced",
+    "shares",
+    "whole",
+]

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from tdt_core.errors import InputError, ModelError
 from tdt_core.kinetics.ladder import to_natural
-from tdt_core.kinetics.pbrpk import COMMON, PBRPK, pbrpk
+from tdt_core.kinetics.pbrpk import COMMON, PBRPK, VARIANTS, pbrpk
 from tdt_core.kinetics.rules import Rule, RuleTable, number_text, rule_of_row
 from tdt_core.parameters import ParameterTable, packaged_csv
 from tdt_core.twin import Administration
@@ -180,10 +180,17 @@ def _calibrated(rows: Iterable[Mapping[str, str]]) -> dict[str, dict[str, str]]:
 def population(name: str = "psma") -> Population:
     """The packaged population of a model, with the model as it was calibrated: plasma binding on, released ligand lost.
 
+    A variant that keeps the plasma binding, such as one of merged organs, has the population of its whole body.
+
     Raises
     ------
     ModelError `model.name`.
     """
+    if name in VARIANTS and VARIANTS[name][0] in LIGANDS:
+        whole, change = VARIANTS[name]
+        people = population(whole)
+        if (model := change(people.model)).plasma_binding == people.model.plasma_binding:
+            return replace(people, model=model)
     if name not in LIGANDS:
         raise ModelError(f"no population of {name!r}", expected=f"one of {', '.join(LIGANDS)}", kind="model.name")
     rows = packaged_csv(f"pbrpk_{name}_population.csv")
