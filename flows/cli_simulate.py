@@ -39,28 +39,37 @@ def simulate(
     plasma_binding: Annotated[str | None, typer.Option(help="none, free_fraction or albumin.")] = None,
     times: Annotated[str | None, typer.Option(help="Hours of the table of activities, such as 1,4,24,72.")] = None,
     until: Annotated[float | None, typer.Option(help="Or the last hour of a grid; default 168 h after the last start.")] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="New folder for activity.csv, tia.csv, parameters.csv, curves.html, .svg.")
+    parameters: Annotated[
+        Path | None, typer.Option(help="Table of parameters, .csv or .json, such as a run writes; --set goes before it.")
     ] = None,
-    parameters: Annotated[bool, typer.Option("--parameters", help="Print the parameters and simulate nothing.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="New folder for activity.csv, tia.csv, parameters.csv, .json, curves.html, .svg.")
+    ] = None,
+    show_parameters: Annotated[
+        bool, typer.Option("--show-parameters", help="Print the parameters and simulate nothing.")
+    ] = False,
     export_parameters: Annotated[Path | None, typer.Option(help="All quantities into a new .csv or .json file.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """A whole-body model under a schedule: activity over time, time-integrated activity, and what it rests on."""
     from flows import simulate as work
-    from flows.simulate_input import as_input, read_times, virtual_patient
+    from flows.simulate_input import as_input, read_times
+    from flows.simulate_parameters import Table, patient_of, read_table, tabled
 
     if out is not None:
         work.check_folder(resolved(out))
     if export_parameters is not None:
         work.check_export(resolved(export_parameters))
-    virtual = virtual_patient(model, set_ or (), lesion or (), without or (), release, plasma_binding, patient)
+    table = Table() if parameters is None else read_table(resolved(parameters))
+    virtual = patient_of(table, model, set_ or (), lesion or (), without or (), release, plasma_binding, patient)
     one = {"product": product, "ligand": ligand, "nuclide": nuclide, "activity_mbq": activity_mbq, "amount_nmol": amount_nmol}
     given = _administrations(one, {"time_h": at, "duration_h": duration_h, "residual_mbq": residual_mbq}, schedule)
     if given:
         with as_input():
             virtual = virtual.with_ligand(given[0].ligand)
-    only_parameters = parameters or (export_parameters is not None and not given)
+    if parameters is not None:
+        virtual = tabled(virtual, table, given[0].ligand if given and virtual.model.ligand else None)
+    only_parameters = show_parameters or (export_parameters is not None and not given)
     outcome = None if only_parameters else work.run(virtual, given, None if times is None else read_times(times), until)
     files = []
     if export_parameters is not None:
@@ -71,7 +80,7 @@ def simulate(
         told = {"parameters": work.parameter_rows(virtual)} if outcome is None else work.told(outcome)
         print_json(told | {"files": files})
         return
-    if parameters:
+    if show_parameters:
         _print_parameters(virtual)
     if outcome is not None:
         _print_outcome(outcome)

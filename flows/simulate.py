@@ -24,6 +24,7 @@ from flows.simulate_input import SCHEDULE_COLUMNS, Virtual, as_input
 from storage.atomic import disk_errors, publish_folder, write_atomic
 from tdt_core.errors import InputError
 from tdt_core.kinetics import simulate as solve
+from tdt_core.kinetics.exchange import BY_HAND, GIVEN, about, to_csv, to_json
 from tdt_core.kinetics.ligands import family, has_own_parameters, receptor_of
 from tdt_core.nuclides import nuclide
 from tdt_core.twin import Administration
@@ -35,7 +36,6 @@ ASSUMED_OF_LIGAND = ("ligand.k_on", "ligand.K_D", "ligand.lambda_int")
 CURVE_POINTS = 80
 SHOWN_H = 168.0
 PARAMETER_COLUMNS = ("name", "value", "unit", "rule", "distribution", "sd", "status", "source")
-GIVEN = "given"
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,9 +185,7 @@ def _too_hot(given: Sequence[Administration], data: xr.Dataset) -> list[str]:
 
 def status_counts(virtual: Virtual) -> dict[str, int]:
     """How many of the model's parameters have which status; those given by hand are counted as given."""
-    typical = [n for n in virtual.model.parameters if n in virtual.typical and n not in virtual.given]
-    own = (p.status for n, p in virtual.model.parameters.items() if n not in virtual.values)
-    counts = Counter((*own, *(virtual.row_of(n).status for n in typical)))
+    counts = Counter(row["status"] for row in parameter_rows(virtual) if not row["rule"])
     ordered = {s: counts[s] for s in ("measured", "literature", "calibrated", "assumed") if counts[s]}
     return ordered | ({GIVEN: len(virtual.given)} if virtual.given else {})
 
@@ -201,11 +199,12 @@ def parameter_rows(virtual: Virtual) -> list[dict[str, Any]]:
     """Every quantity: parameters with their number, derived ones with the value and the rule that it follows from."""
     model = virtual.model
     values, parameters = model.quantities(virtual.values), model.parameters
+    follows = model.table.followers(virtual.values)
     rows = []
     for name, declared in model.table.items():
         by_hand, typical = name in virtual.given, name in virtual.typical
-        rule = virtual.row_of(name) if typical else declared
-        own = (typical or name in parameters) and not by_hand
+        rule = virtual.row_of(name) if typical else model.table.acting(name, virtual.values)
+        own = (typical or (name in parameters and name not in follows)) and not by_hand
         rows.append(
             {
                 "name": name,
@@ -215,7 +214,7 @@ def parameter_rows(virtual: Virtual) -> list[dict[str, Any]]:
                 "distribution": rule.distribution if own else "fixed",
                 "sd": rule.sd if own else 0.0,
                 "status": GIVEN if by_hand else rule.status,
-                "source": "given by hand" if by_hand else rule.source,
+                "source": virtual.sources.get(name, BY_HAND) if by_hand else rule.source,
             }
         )
     return rows
@@ -284,9 +283,17 @@ def tia_csv(outcome: Outcome) -> str:
 
 
 def parameters_csv(virtual: Virtual) -> str:
-    """All quantities as CSV; numbers to the last bit."""
-    rows = ({**row, "value": repr(row["value"]), "sd": repr(row["sd"])} for row in parameter_rows(virtual))
-    return _csv([list(PARAMETER_COLUMNS), *([row[c] for c in PARAMETER_COLUMNS] for row in rows)])
+    """All quantities as CSV under the model's name and options; `--parameters` reads it back."""
+    return to_csv(parameter_rows(virtual), PARAMETER_COLUMNS, _made_with(virtual))
+
+
+def parameters_json(virtual: Virtual) -> str:
+    """The same as JSON."""
+    return to_json(parameter_rows(virtual), _made_with(virtual))
+
+
+def _made_with(virtual: Virtual) -> dict[str, str]:
+    return {**about(virtual.model), "patient": virtual.patient}
 
 
 def _csv(rows: Sequence[Sequence[Any]]) -> str:
@@ -310,7 +317,7 @@ def check_folder(folder: Path) -> None:
 
 
 def write(outcome: Outcome, folder: Path) -> list[Path]:
-    """activity.csv, tia.csv, parameters.csv, run.json, curves.html and curves.svg in a new folder, all or none."""
+    """activity.csv, tia.csv, parameters.csv and .json, run.json, curves.html and curves.svg in a new folder, all or none."""
     from flows.simulate_page import picture, render
 
     check_folder(folder)
@@ -318,6 +325,7 @@ def write(outcome: Outcome, folder: Path) -> list[Path]:
         "activity.csv": activity_csv(outcome),
         "tia.csv": tia_csv(outcome),
         "parameters.csv": parameters_csv(outcome.virtual),
+        "parameters.json": parameters_json(outcome.virtual),
         "run.json": json.dumps(told(outcome), indent=1, ensure_ascii=False, allow_nan=False) + "\n",
         "curves.html": render(outcome),
         "curves.svg": picture(outcome),
@@ -349,13 +357,7 @@ def check_export(path: Path) -> None:
 def export_parameters(virtual: Virtual, path: Path) -> Path:
     """All quantities into a new `.csv` or `.json` file. Raises as `check_export`."""
     check_export(path)
-    text = parameters_csv(virtual)
-    if path.suffix.lower() == ".json":
-        model = virtual.model
-        body: dict[str, Any] = {"model": model.name, "patient": virtual.patient, "ligand": model.ligand}
-        body |= {"release": model.release, "plasma_binding": model.plasma_binding}
-        body["quantities"] = parameter_rows(virtual)
-        text = json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    text = parameters_json(virtual) if path.suffix.lower() == ".json" else parameters_csv(virtual)
     with disk_errors("writing the parameters"):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, text.encode())

@@ -17,7 +17,7 @@ from storage.tables import read_text
 from tdt_core.errors import InputError, ModelError
 from tdt_core.kinetics.ligands import ligand_rules
 from tdt_core.kinetics.pbrpk import PBRPK, pbrpk
-from tdt_core.kinetics.population import LIGANDS, Population, population
+from tdt_core.kinetics.population import Population, has_population, population
 from tdt_core.kinetics.rules import Rule
 from tdt_core.kinetics.units import conversion
 from tdt_core.planning import products, read_rows
@@ -38,7 +38,8 @@ TUMOURS = "tumour_rest."
 
 @dataclass(frozen=True)
 class Virtual:
-    """A virtual patient: a model with lesions and options, and the quantities that were given by hand, in the model's units.
+    """A virtual patient: a model with lesions and options, and the quantities that were given, in the model's units: by hand,
+    or by a table of parameters that names their `sources`.
 
     The rest is that of the typical patient of `people`, or the model's own where there are none.
     """
@@ -46,6 +47,7 @@ class Virtual:
     model: PBRPK
     given: Mapping[str, float] = field(default_factory=dict)
     people: Population | None = None
+    sources: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def patient(self) -> str:
@@ -136,6 +138,7 @@ def virtual_patient(
     release: str | None = None,
     plasma_binding: str | None = None,
     patient: str | None = None,
+    segmented: Mapping[str, float] | None = None,
 ) -> Virtual:
     """The model of the command line.
 
@@ -145,6 +148,7 @@ def virtual_patient(
     without : organs to leave out. release, plasma_binding : options of `PBRPK`; by default as the patient's model has them.
     patient : `typical`, calibrated to clinical levels, by default where there is a population of the model; or `reference`, the
         model's own numbers.
+    segmented : further lesions, volume in L by id.
 
     Raises
     ------
@@ -161,7 +165,8 @@ def virtual_patient(
         if without:
             model = model.without(*without)
         model = model.with_options(release=release, plasma_binding=plasma_binding)  # type: ignore[arg-type]
-        model = model.with_lesions({i: {"volume": ml / 1000.0} for i, ml, _ in read})
+        volumes = {i: ml / 1000.0 for i, ml, _ in read} | dict(segmented or {})
+        model = model.with_lesions({i: {"volume": litres} for i, litres in volumes.items()})
         given: dict[str, float] = {}
         items = [(s, "--set", "") for s in settings]
         items += [(s, "--lesion", f"lesion/{identity}.") for identity, _, more in read for s in more]
@@ -180,7 +185,7 @@ def _people(name: str, patient: str | None) -> Population | None:
     """Whose typical patient it is. Raises InputError `input.patient`, and what `population` refuses."""
     if patient not in (None, TYPICAL, REFERENCE):
         raise InputError(f"the patient {patient!r}", expected=f"{TYPICAL} or {REFERENCE}", kind="input.patient")
-    wanted = name in LIGANDS if patient is None else patient == TYPICAL
+    wanted = has_population(name) if patient is None else patient == TYPICAL
     return population(name) if wanted else None
 
 

@@ -4,7 +4,8 @@ A table holds every parameter of a model and what was given to it, numbers to th
 the model's own parameters, and what was given, so that the same model makes the same simulation. For anything that has
 `parameters`: whole-body models, other systems of equations, rungs of the ladder.
 
-CSV holds the rows; JSON also the model's name and options (`{"model": ..., "release": ..., "quantities": [rows]}`).
+Both forms also say the model's name and options: CSV in lines `# model: psma` above the header, JSON as
+`{"model": ..., "release": ..., "quantities": [rows]}`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any, Protocol, get_args
 import numpy as np
 
 from tdt_core.errors import InputError, ModelError
+from tdt_core.kinetics.pbrpk import OPTIONS
 from tdt_core.kinetics.rules import RuleTable
 from tdt_core.kinetics.units import conversion
 from tdt_core.parameters import ParameterTable, Status
@@ -28,9 +30,6 @@ from tdt_core.parameters import ParameterTable, Status
 COLUMNS = ("name", "value", "unit", "status", "source")
 GIVEN = "given"
 BY_HAND = "given by hand"
-OPTIONS = ("release", "plasma_binding", "ligand")
-"""Attributes that a model was made with."""
-
 Row = Mapping[str, Any]
 
 
@@ -51,7 +50,7 @@ def options_of(model: object) -> dict[str, str]:
     said = getattr(model, "options", None)
     if isinstance(said, Mapping):
         return dict(said)
-    out = {name: str(value) for name in OPTIONS if (value := getattr(model, name, ""))}
+    out = {name: str(value) for name in (*OPTIONS, "ligand") if (value := getattr(model, name, ""))}
     without = " ".join(o.name for o in getattr(model, "left_out", ()))
     return out | ({"without": without} if without else {})
 
@@ -62,7 +61,7 @@ def options_of(model: object) -> dict[str, str]:
 def parameter_rows(
     model: Parametric, given: Mapping[str, float] | None = None, sources: Mapping[str, str] | None = None
 ) -> list[dict[str, Any]]:
-    """Every parameter, and derived quantities that are given.
+    """Every parameter, and derived quantities that are given; without parameters that follow from what is given.
 
     Parameters
     ----------
@@ -74,8 +73,12 @@ def parameter_rows(
     InputError : as `overrides`.
     """
     own = {_resolve(model, name, "the given values"): (name, float(np.real(value))) for name, value in (given or {}).items()}
+    table = getattr(model, "table", None)
+    follows = table.followers(own) if isinstance(table, RuleTable) else frozenset()
     rows = []
     for name in dict.fromkeys((*model.parameters, *own)):
+        if name in follows:
+            continue
         if name in own:
             written, value = own[name]
             status, source = GIVEN, (sources or {}).get(written, BY_HAND)
@@ -86,33 +89,44 @@ def parameter_rows(
     return rows
 
 
-def to_csv(rows: Iterable[Row], columns: Sequence[str] = COLUMNS) -> str:
-    """Rows as CSV; numbers to the last bit."""
+def about(model: Parametric) -> dict[str, str]:
+    """Name and options of a model, for the head of its table."""
+    return {"model": model.name, **options_of(model)}
+
+
+def to_csv(rows: Iterable[Row], columns: Sequence[str] = COLUMNS, about: Mapping[str, str] | None = None) -> str:
+    """Rows as CSV, numbers to the last bit, under a line `# name: value` for each item of `about`."""
     out = io.StringIO()
+    out.writelines(f"# {name}: {_one_line(value)}\n" for name, value in (about or {}).items())
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows([repr(row[c]) if isinstance(row[c], float) else row[c] for c in columns] for row in rows)
     return out.getvalue()
 
 
-def to_json(model: Parametric, rows: Iterable[Row]) -> str:
-    """Name, options and rows of a model as JSON."""
-    body = {"model": model.name, **options_of(model), "quantities": [dict(row) for row in rows]}
+def to_json(rows: Iterable[Row], about: Mapping[str, str] | None = None) -> str:
+    """Rows as JSON, after the items of `about`."""
+    body = {**(about or {}), "quantities": [dict(row) for row in rows]}
     return json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 # --- to a model ------------------------------------------------------------------------------------------------------
 
 
-def from_csv(text: str) -> list[dict[str, Any]]:
-    """Rows of a CSV; lines that start with `#` are skipped.
+def from_csv(text: str) -> tuple[dict[str, str], list[dict[str, Any]]]:
+    """What `to_csv` wrote: the lines above the header, and the rows. Other lines that start with `#` are skipped.
 
     Raises
     ------
     InputError `input.parameters` for a header without the columns of `COLUMNS`, or a row of another length.
     """
-    lines = [line for line in text.lstrip("\ufeff").splitlines() if line.strip() and not line.startswith("#")]
-    found = list(csv.reader(lines))
+    lines = [line for line in text.lstrip("\ufeff").splitlines() if line.strip()]
+    said = [line[1:].partition(":") for line in lines if line.startswith("#")]
+    found = list(csv.reader(line for line in lines if not line.startswith("#")))
     header = [c.strip() for c in found[0]] if found else []
     _check_columns(header, "the header")
     for n, cells in enumerate(found[1:], start=1):
@@ -123,11 +137,12 @@ def from_csv(text: str) -> list[dict[str, Any]]:
                 remedy="put a text with commas into double quotes",
                 kind="input.parameters",
             )
-    return [dict(zip(header, (c.strip() for c in cells), strict=True)) for cells in found[1:]]
+    rows = [dict(zip(header, (c.strip() for c in cells), strict=True)) for cells in found[1:]]
+    return {name.strip(): value.strip() for name, colon, value in said if colon and value.strip()}, rows
 
 
 def from_json(text: str) -> tuple[dict[str, str], list[dict[str, Any]]]:
-    """The model's name and options, and the rows, of what `to_json` wrote; or of a bare list of rows.
+    """What `to_json` wrote, items of `about` and rows; or a bare list of rows.
 
     Raises
     ------
@@ -150,10 +165,19 @@ def from_json(text: str) -> tuple[dict[str, str], list[dict[str, Any]]]:
     return about, rows
 
 
-def overrides(model: Parametric, rows: Iterable[Row]) -> dict[str, float]:
+def is_derived(row: Row) -> bool:
+    """Whether a row tells a quantity that follows by a `rule`, and so is not given."""
+    return bool(str(row.get("rule") or "").strip())
+
+
+def overrides(model: Parametric, rows: Iterable[Row], usual: Mapping[str, float] | None = None) -> dict[str, float]:
     """What to give to a model so that it has these parameters: those that differ from its own, and those marked `given`.
 
     A table may hold some parameters only, in any unit that converts. Rows with a `rule` are derived and left out.
+
+    Parameters
+    ----------
+    usual : values that the model is given anyhow, by full name; a row with the same value is left out.
 
     Raises
     ------
@@ -166,13 +190,13 @@ def overrides(model: Parametric, rows: Iterable[Row]) -> dict[str, float]:
     seen: set[str] = set()
     for n, row in enumerate(rows, start=1):
         where = f"row {n} of the parameters"
-        if str(row.get("rule") or "").strip():
+        if is_derived(row):
             continue
         name = _resolve(model, str(row["name"]).strip(), where)
         if name in seen:
             raise InputError(f"{where}: {name} is there twice", expected="each parameter once", kind="input.parameters")
         seen.add(name)
-        value = _value(row, where) * conversion(str(row["unit"] or ""), _unit(model, name), f"{where}: {name}")
+        value = value_in(row, _unit(model, name), f"{where}: {name}")
         status = str(row["status"] or "").strip()
         if status not in (*get_args(Status), GIVEN) or not str(row["source"] or "").strip():
             raise InputError(
@@ -181,10 +205,25 @@ def overrides(model: Parametric, rows: Iterable[Row]) -> dict[str, float]:
                 remedy="fill in both columns",
                 kind="input.parameters",
             )
-        if status == GIVEN or name not in model.parameters or value != model.parameters[name].value:
+        own = model.parameters[name].value if name in model.parameters else None
+        if status == GIVEN or value != (usual or {}).get(name, own):
             out[name] = value
     _check(model, out)
     return out
+
+
+def value_in(row: Row, unit: str, where: str) -> float:
+    """The value of a row in a unit; `where` names the row in errors. Raises as `overrides`."""
+    raw = row["value"]
+    try:
+        value = math.nan if isinstance(raw, bool) else float(raw)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise InputError(
+            f"{where} = {raw!r}", expected="a finite number without a unit", remedy="correct it", kind="input.value"
+        )
+    return value * conversion(str(row["unit"] or ""), unit, where)
 
 
 def _check_columns(found: Sequence[str], where: str) -> None:
@@ -220,22 +259,6 @@ def _resolve(model: Parametric, name: str, where: str) -> str:
 def _unit(model: Parametric, name: str) -> str:
     table = getattr(model, "table", None)
     return str(table[name].unit if isinstance(table, RuleTable) else model.parameters[name].unit)
-
-
-def _value(row: Row, where: str) -> float:
-    raw = row["value"]
-    try:
-        value = math.nan if isinstance(raw, bool) else float(raw)
-    except (TypeError, ValueError):
-        value = math.nan
-    if not math.isfinite(value):
-        raise InputError(
-            f"{where}: {row['name']} = {raw!r}",
-            expected="a finite number without a unit",
-            remedy="correct it",
-            kind="input.value",
-        )
-    return value
 
 
 def _check(model: Parametric, given: Mapping[str, float]) -> None:

@@ -456,6 +456,10 @@ class RuleTable(Mapping[str, Rule]):
         """What follows from these quantities where they are given from outside."""
         return frozenset(e.rule.name for e in self._plan(frozenset(map(self.resolve, given))).entries)
 
+    def acting(self, name: str, given: Iterable[str]) -> Rule:
+        """The rule of a quantity that holds where these are given from outside."""
+        return self._choose(self.resolve(name), frozenset(map(self.resolve, given))).rule
+
     def resolve(self, name: str) -> str:
         """Full name of a quantity from its full name, another name of it, or its last part where only one has it.
 

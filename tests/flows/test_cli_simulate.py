@@ -43,7 +43,7 @@ def hours(run: dict[str, Any], nuclide: str = "Lu-177") -> dict[str, float]:
 
 
 def table(path: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader(path.read_text().splitlines()))
+    return list(csv.DictReader(line for line in path.read_text().splitlines() if not line.startswith("#")))
 
 
 # --- what it tells
@@ -101,7 +101,7 @@ def test_what_is_given_of_the_typical_patient_holds_and_what_follows_from_it_fol
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def values(*arguments: str) -> dict[str, dict[str, Any]]:
-        return {r["name"]: r for r in told(capsys, "--parameters", *arguments)["parameters"]}
+        return {r["name"]: r for r in told(capsys, "--show-parameters", *arguments)["parameters"]}
 
     plain, lean = values(), values("--set", "kidneys.volume=0.2", "--set", "creatinine=2", "--set", "weight=60")
     assert plain["kidneys.volume"]["value"] == pytest.approx(0.31)
@@ -122,7 +122,7 @@ def test_lesions_of_the_typical_patient_are_like_its_tumours_and_the_others_are_
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     arguments = ("--lesion", "L1=12", "--lesion", "L2=3,R_density=80", "--lesion", "L3=3,R0=0.3")
-    rows = {r["name"]: r for r in told(capsys, "--parameters", *arguments)["parameters"]}
+    rows = {r["name"]: r for r in told(capsys, "--show-parameters", *arguments)["parameters"]}
     for quantity in ("R_density", "flow_density", "lambda_rel"):
         assert rows[f"lesion/L1.{quantity}"]["value"] == rows[f"tumour_rest.{quantity}"]["value"]
     assert rows["lesion/L1.volume"]["value"] == 0.012
@@ -185,7 +185,7 @@ def test_a_model_takes_the_ligand_that_is_given_and_says_what_is_assumed(capsys:
     capsys.readouterr()
     assert main(["simulate", "sstr", *LUTETIUM]) != 0
     assert "PSMA-617 binds to PSMA" in capsys.readouterr().err
-    other = ("--nuclide", "F-18", "--activity-mbq", "300", "--amount-nmol", "7", "--parameters")
+    other = ("--nuclide", "F-18", "--activity-mbq", "300", "--amount-nmol", "7", "--show-parameters")
     for patient in ("typical", "reference"):
         rows = {n: told(capsys, "--patient", patient, "--ligand", n, *other)["parameters"] for n in ("DCFPyL", "PSMA-617")}
         values = {n: {r["name"]: r["value"] for r in found} for n, found in rows.items()}
@@ -205,14 +205,16 @@ def test_a_borrowed_ligand_and_a_vial_that_no_chemistry_makes_are_noted(capsys: 
 
 
 def test_parameters_are_printed_with_value_unit_status_and_source(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out = called(capsys, "psma_reference", "--parameters", "--set", "kidneys.R_density=20", "--set", "kidneys.GFR=0.1")
+    code, out = called(
+        capsys, "psma_reference", "--show-parameters", "--set", "kidneys.R_density=20", "--set", "kidneys.GFR=0.1"
+    )
     assert code == 0
     lines = {line.split()[0]: line for line in out.splitlines() if line.strip()}
     assert lines["kidneys.R_density"].split()[1:] == ["20.000", "nmol/L", "given", "given", "by", "hand"]
     assert "given by hand" in lines["kidneys.GFR"]
     assert "literature" in lines["liver.kPS"]
     assert "kidneys.filtered_flow" not in lines  # derived
-    rows = told(capsys, "psma_reference", "--parameters")["parameters"]
+    rows = told(capsys, "psma_reference", "--show-parameters")["parameters"]
     assert {r["status"] for r in rows} <= {"measured", "literature", "calibrated", "assumed"}
     assert all(r["source"] for r in rows)
 
@@ -242,13 +244,105 @@ def test_exported_parameters_are_the_models_to_the_last_bit(
     assert {r["status"] for r in rows if r["name"] == "body.weight"} == {"given"}
 
 
+PATIENT = (
+    "--lesion", "L1=12.5,R_density=80", "--set", "TER=0.21", "--set", "kidneys.volume=250 mL", "--without", "spleen",
+    "--release", "recycled", "--set", "weight=80",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("ending", ["csv", "json"])
+@pytest.mark.parametrize("model", [("psma",), ("psma", "--patient", "reference"), ("psma_reference",)])
+def test_the_parameters_beside_a_result_make_the_same_result_again(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, ending: str, model: tuple[str, ...]
+) -> None:
+    first = told(capsys, *model, *LUTETIUM, *PATIENT, "--out", str(tmp_path / "run"))
+    again = told(capsys, model[0], *LUTETIUM, "--parameters", str(tmp_path / "run" / f"parameters.{ending}"))
+    for key in ("model", "patient", "release", "plasma_binding", "given", "lesions_ml", "parameters", "notes", "tia"):
+        assert again[key] == first[key], key
+
+
+def test_set_goes_before_a_table_and_a_value_keeps_the_source_that_the_table_names(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "patient.csv"
+    path.write_text(
+        "name,value,unit,status,source\nliver.volume,1500,mL,measured,CT of today\nTER,200,mL/min,measured,MAG3\n"
+        "lesion/L1.volume,3,mL,measured,CT of today\n"
+    )
+    run = ("psma", "--parameters", str(path), "--set", "TER=0.25")
+    code, out = called(capsys, *run, "--show-parameters")
+    assert code == 0
+    lines = {line.split()[0]: line for line in out.splitlines() if line.strip()}
+    assert lines["liver.volume"].split()[1:] == ["1.5000", "L", "given", "CT", "of", "today"]
+    assert lines["kidneys.TER"].split()[1:] == ["0.25000", "L/min", "given", "given", "by", "hand"]
+    found = told(capsys, *LUTETIUM, *run)
+    assert found["lesions_ml"] == pytest.approx({"L1": 3.0})
+    assert found["given"] == pytest.approx({"liver.volume": 1.5, "kidneys.TER": 0.25})
+
+
+def test_a_table_of_a_patient_lets_what_is_set_beside_it_act(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "typical.json"
+    assert main(["simulate", "--export-parameters", str(path)]) == 0
+    by_hand = told(capsys, *LUTETIUM, "--set", "creatinine=2", "--set", "weight=60")
+    beside = told(capsys, *LUTETIUM, "--set", "creatinine=2", "--set", "weight=60", "--parameters", str(path))
+    assert (beside["given"], beside["tia"]) == (by_hand["given"], by_hand["tia"])
+
+
+def test_a_table_of_another_model_or_of_other_options_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "parameters.json"
+    assert main(["simulate", "sstr", "--export-parameters", str(path)]) == 0
+    vial = ("--nuclide", "Lu-177", "--activity-mbq", "7400", "--amount-nmol", "110")
+    for arguments, words in (
+        (("psma",), "made with the model sstr; psma is asked for"),
+        (("sstr", "--release", "recycled"), "made with the release lost; recycled is asked for"),
+        (("sstr", "--patient", "reference"), "made with the patient typical; reference is asked for"),
+        (("sstr", "--ligand", "DOTATOC", *vial), "made with the ligand DOTATATE; DOTATOC is asked for"),
+    ):
+        code, out = called(capsys, *arguments, "--show-parameters", "--parameters", str(path), "--json")
+        error = json.loads(out)["error"]
+        assert (code, error["kind"]) == (3, "input.parameters")
+        assert words in error["found"]
+    assert told(capsys, "sstr", "--show-parameters", "--parameters", str(path))["parameters"]
+
+
+HEADER = "name,value,unit,status,source\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "kind", "words"),
+    [
+        ("none.csv", None, "input.parameters", "none.csv"),
+        ("table.xlsx", "x", "input.parameters", ".csv or .json"),
+        ("table.csv", "name,value\nliver.volume,1\n", "input.parameters", "columns name, value"),
+        ("table.csv", f"{HEADER}liver.volum,1,L,assumed,x\n", "model.quantity", "liver.volume"),
+        ("table.csv", f"{HEADER}liver.volume,1,kg,assumed,x\n", "input.unit", "liver.volume is given in kg"),
+        ("table.csv", f"{HEADER}liver.volume,nan,L,assumed,x\n", "input.value", "liver.volume = 'nan'"),
+        ("table.csv", f"{HEADER}lesion/L1.volume,-1,mL,assumed,x\n", "model.value", "lesion/L1.volume"),
+        ("table.csv", f"{HEADER}lesion/L1.R_density,9,nmol/L,assumed,x\n", "model.quantity", "L1"),
+        ("table.csv", f"# release: kept\n{HEADER}liver.volume,1,L,assumed,x\n", "model.option", "kept"),
+        ("table.json", "{}", "input.parameters", "without a list of parameters"),
+        ("table.json", '{"without": "appendix", "quantities": []}', "model.organ", "appendix"),
+        ("table.json", '{"turnover": "fast", "quantities": []}', "model.option", "fast"),
+    ],
+)
+def test_a_table_that_cannot_be_meant_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str, text: str | None, kind: str, words: str
+) -> None:
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    code, out = called(capsys, "--parameters", str(tmp_path / name), "--show-parameters", "--json")
+    error = json.loads(out)["error"]
+    assert (code, error["kind"]) == (3, kind)
+    assert words in " ".join(error.values())
+
+
 # --- files
 
 
 def test_the_files_of_a_run_hold_the_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     out = tmp_path / "deep" / "run 1"
     run = told(capsys, *LUTETIUM, "--times", "24,1,4", "--lesion", "L1=5", "--patient", "reference", "--out", str(out))
-    names = ["activity.csv", "tia.csv", "parameters.csv", "run.json", "curves.html", "curves.svg"]
+    names = ["activity.csv", "tia.csv", "parameters.csv", "parameters.json", "run.json", "curves.html", "curves.svg"]
     assert [Path(f).name for f in run["files"]] == names
     assert {p.name for p in out.iterdir()} == set(names)
     model = pbrpk("psma").with_ligand("PSMA-617").with_lesions({"L1": {"volume": 0.005}})
@@ -478,5 +572,16 @@ def test_a_schedule_beside_options_or_without_a_file_is_refused(capsys: pytest.C
 def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     code, out = called(capsys, "--help")
     assert code == 0
-    for option in ("--patient", "--product", "--set", "--lesion", "--release", "--times", "--until", "--out", "--parameters"):
+    for option in (
+        "--patient",
+        "--product",
+        "--set",
+        "--lesion",
+        "--release",
+        "--times",
+        "--until",
+        "--out",
+        "--parameters",
+        "--show-parameters",
+    ):
         assert option in out

@@ -22,9 +22,9 @@ REGIONS = body_regions(PSMA)
 VIAL = Administration(0.0, "vial", "PSMA-617", "Lu-177", 7400.0, 110.0)
 
 
-def through(model, rows, form):
+def through(rows, form):
     """Rows after a way through text."""
-    return exchange.from_csv(exchange.to_csv(rows)) if form == "csv" else exchange.from_json(exchange.to_json(model, rows))[1]
+    return exchange.from_csv(exchange.to_csv(rows))[1] if form == "csv" else exchange.from_json(exchange.to_json(rows))[1]
 
 
 # --- there and back
@@ -34,7 +34,7 @@ def through(model, rows, form):
 def test_the_table_of_a_model_changes_nothing_of_it(name):
     model = MODELS[name]()
     for form in ("csv", "json"):
-        rows = through(model, exchange.parameter_rows(model), form)
+        rows = through(exchange.parameter_rows(model), form)
         assert [r["name"] for r in rows] == list(model.parameters)
         assert exchange.overrides(model, rows) == {}
 
@@ -45,8 +45,8 @@ def test_the_table_of_a_rung_gives_back_its_medians_and_what_was_changed(name):
     first, *_, last = rung.parameters
     given = {first: 1.1 * rung.parameters[first].value, last: rung.parameters[last].value}
     for form in ("csv", "json"):
-        assert exchange.overrides(rung, through(rung, exchange.parameter_rows(rung), form)) == {}
-        assert exchange.overrides(rung, through(rung, exchange.parameter_rows(rung, given), form)) == given
+        assert exchange.overrides(rung, through(exchange.parameter_rows(rung), form)) == {}
+        assert exchange.overrides(rung, through(exchange.parameter_rows(rung, given), form)) == given
 
 
 GIVEN = {
@@ -62,7 +62,7 @@ GIVEN = {
 def test_a_table_makes_the_same_simulation_to_the_last_bit(name, form):
     model = MODELS[name]()
     given = GIVEN[name]
-    rows = through(model, exchange.parameter_rows(model, given), form)
+    rows = through(exchange.parameter_rows(model, given), form)
     again = exchange.overrides(model, rows)
     wanted, found = (simulate(model, g, [VIAL], [4.0, 24.0]) for g in (given, again))
     for what in ("amount_nmol", "activity_mbq", "tia_mbq_h"):
@@ -73,18 +73,24 @@ def test_a_table_makes_the_same_simulation_to_the_last_bit(name, form):
 def test_a_model_that_was_read_from_sbml_has_a_table_too():
     model = sbml.read(sbml.export(pbrpk("psma_reference")))
     given = {"kidneys.R0": 9.0}
-    rows = through(model, exchange.parameter_rows(model, given), "csv")
+    rows = through(exchange.parameter_rows(model, given), "csv")
     assert len(rows) == len(model.parameters)
     assert list(exchange.overrides(model, rows).values()) == [9.0]
 
 
-def test_json_names_the_model_and_what_it_was_made_with():
+def test_both_forms_name_the_model_and_what_it_was_made_with():
     model = PSMA.without("spleen").with_options(release="recycled", plasma_binding="albumin").with_ligand("PSMA-11")
-    about, rows = exchange.from_json(exchange.to_json(model, exchange.parameter_rows(model)))
-    assert about == {
-        "model": "psma", "release": "recycled", "plasma_binding": "albumin", "ligand": "PSMA-11", "without": "spleen"
+    rows, wanted = exchange.parameter_rows(model), exchange.about(model)
+    assert wanted == {
+        "model": "psma", "release": "recycled", "plasma_binding": "albumin", "turnover": "none", "daughters": "none",
+        "ligand": "PSMA-11", "without": "spleen",
     }  # fmt: skip
-    assert len(rows) == len(model.parameters)
+    for about, again in (
+        exchange.from_csv(exchange.to_csv(rows, about=wanted)),
+        exchange.from_json(exchange.to_json(rows, wanted)),
+    ):
+        assert about == wanted
+        assert len(again) == len(model.parameters)
 
 
 @settings(max_examples=50, deadline=None)
@@ -92,7 +98,7 @@ def test_json_names_the_model_and_what_it_was_made_with():
 def test_a_number_keeps_its_last_bit(value):
     rows = exchange.parameter_rows(PSMA, {"liver.R_density": value})
     for form in ("csv", "json"):
-        again = through(PSMA, [r for r in rows if r["name"] == "liver.R_density"], form)
+        again = through([r for r in rows if r["name"] == "liver.R_density"], form)
         assert float(again[0]["value"]) == value
 
 
@@ -104,8 +110,24 @@ def test_a_table_may_hold_some_parameters_in_other_units_and_derived_rows():
         "body.BSA,9,m2,sqrt(height*weight/3600),literature,derived\n"
         "kidneys.TER,200,mL/min,,given,MAG3\n"
     )
-    found = exchange.overrides(PSMA, exchange.from_csv(text))
+    about, rows = exchange.from_csv(text)
+    found = exchange.overrides(PSMA, rows)
+    assert about == {}
     assert found == pytest.approx({"liver.volume": 1.5, "kidneys.TER": 0.2})
+
+
+def test_what_a_patient_has_anyhow_is_not_given():
+    rows = exchange.parameter_rows(PSMA, {"TER": 0.2, "liver.volume": 1.5})
+    for row in rows:
+        row["status"] = "calibrated"
+    assert exchange.overrides(PSMA, rows, {"liver.volume": 1.5}) == {"kidneys.TER": 0.2}
+    assert exchange.overrides(PSMA, rows, {"liver.volume": 1.6}) == {"kidneys.TER": 0.2, "liver.volume": 1.5}
+
+
+def test_a_parameter_that_follows_from_what_is_given_is_left_out():
+    names = {r["name"] for r in exchange.parameter_rows(PSMA, {"K_D": 2.0})}
+    assert {r["name"] for r in exchange.parameter_rows(PSMA)} - names == {"ligand.k_off"}
+    assert "ligand.K_D" in names
 
 
 def test_a_given_value_keeps_where_it_comes_from():
