@@ -1,5 +1,6 @@
 """Receptors that come back at a rate: laws, the limit of fast turnover, and what slow turnover costs."""
 
+import libsbml
 import numpy as np
 import pytest
 import roadrunner
@@ -140,6 +141,16 @@ def test_the_export_runs_to_the_same_amounts():
     np.testing.assert_allclose(
         there.T, np.concatenate([bound, found.receptors_away_nmol.sel(region=BINDING).values]), rtol=1e-6
     )
+
+
+@pytest.mark.parametrize("labels", [("ligand",), ("hot", "cold")])
+def test_libsbml_has_nothing_to_say_about_the_export_and_our_reader_says_what_it_cannot_take(labels):
+    text = sbml.export(TURNING, None, ONE, labels=labels, nuclide="Lu-177")
+    document = libsbml.readSBMLFromString(text)
+    document.checkConsistency()
+    assert [document.getError(i).getMessage() for i in range(document.getNumErrors())] == []
+    with pytest.raises(ModelError, match="does not use up"):
+        sbml.read(text)
 
 
 def test_numbers_of_turnover_say_that_they_are_assumed():
