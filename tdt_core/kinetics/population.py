@@ -204,4 +204,13 @@ def population(name: str = "psma") -> Population:
     )
 
 
-__all__ = ["LIGANDS", "OWN", "Population", "population"]
+def has_population(name: str) -> bool:
+    """Whether a model has virtual patients of its own or of its whole body."""
+    try:
+        population(name)
+    except ModelError:
+        return False
+    return True
+
+
+__all__ = ["LIGANDS", "OWN", "Population", "has_population", "population"]
