@@ -18,6 +18,7 @@ OPTIONS: Mapping[str, Callable[[PBRPK], PBRPK]] = {
     "recycled": lambda body: body.with_options(release="recycled"),
     "free fraction": lambda body: body.with_options(plasma_binding="free_fraction"),
     "albumin": lambda body: body.with_options(plasma_binding="albumin"),
+    "turnover": lambda body: body.with_options(turnover="explicit"),
 }
 """Forms that a whole-body model has besides its own."""
 

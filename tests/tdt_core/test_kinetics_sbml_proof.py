@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import roadrunner
 
+from tdt_core.errors import ModelError
 from tdt_core.kinetics import sbml
 from tdt_core.kinetics.ode_models import ode_models
 from tdt_core.kinetics.simulation import simulate
@@ -42,7 +43,7 @@ def _assert_agree(found, wanted, floor):
 def test_the_total_ligand_and_its_time_integrals_are_those_of_libroadrunner(name):
     model = MODELS[name]()
     found = simulate(model, None, [BOLUS], TIMES_H, rtol=RTOL)
-    states, ids = model.network().states, sbml.identifiers(model)
+    states, ids = [s for s in model.network().states if s.label == "ligand"], sbml.identifiers(model)
     outputs = [*(ids.states[s.name] for s in states), *(ids.integrals["ligand", r] for r in model.regions)]
     ran = run(sbml.export(model, None, [BOLUS], integrals=True), [*TIMES_H, found.end_h], outputs)
 
@@ -79,9 +80,14 @@ def test_radioactive_and_cold_ligand_of_two_administrations_are_those_of_libroad
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_an_export_is_valid_and_reads_back_to_the_same_simulation(name):
+def test_an_export_reads_back_to_the_same_simulation(name):
     model = MODELS[name]()
-    again = sbml.read(sbml.export(model))
+    text = sbml.export(model)
+    if model.network().productions:  # what is made without being used up is outside the subset
+        with pytest.raises(ModelError, match="does not use up"):
+            sbml.read(text)
+        return
+    again = sbml.read(text)
     wanted, found = (simulate(m, None, SCHEDULE, [2.0, 24.0]) for m in (model, again))
     for what in ("amount_nmol", "tia_mbq_h"):
         np.testing.assert_allclose(found[what].reindex_like(wanted[what]), wanted[what], rtol=1e-10, atol=1e-10)
