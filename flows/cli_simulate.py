@@ -11,7 +11,12 @@ from flows.cli_common import AsJson, print_json, print_table, resolved, say
 
 
 def simulate(
-    model: Annotated[str, typer.Argument(help="psma, sstr, or psma_reference (the numerical reference case).")] = "psma",
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="psma, sstr; psma_lumped, psma_reduced: fewer organs; psma_albumin; psma_reference: a numerical case."
+        ),
+    ] = "psma",
     product: Annotated[str | None, typer.Option(help="Product: fills in ligand, nuclide, activity and amount.")] = None,
     ligand: Annotated[str | None, typer.Option(help="Ligand, such as PSMA-617.")] = None,
     nuclide: Annotated[str | None, typer.Option(help="Nuclide, such as Lu-177.")] = None,
