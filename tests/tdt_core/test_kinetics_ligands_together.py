@@ -159,6 +159,58 @@ def test_the_equations_of_two_ligands_are_solved_as_an_independent_solver_does()
             assert float(found.amount_nmol.sel(label=ligand, region=region).sum()) == pytest.approx(wanted, rel=1e-6, abs=1e-8)
 
 
+def test_ligands_that_exchange_their_parameters_and_vials_exchange_their_results():
+    """Every rate that a ligand can have for itself, so that none is another's."""
+    quick = {
+        "ligand.k_on": 0.3,
+        "ligand.k_off": 0.05,
+        "ligand.lambda_int": 4e-3,
+        "tumour_2.lambda_rel": 1e-3,
+        "tumour_2.kPS": 0.1,
+    }
+    slow = {
+        "ligand.k_on": 0.02,
+        "ligand.k_off": 0.5,
+        "ligand.lambda_int": 3e-4,
+        "tumour_2.lambda_rel": 1e-5,
+        "tumour_2.kPS": 2.0,
+    }
+
+    def run(first, second):
+        given = {f"A/{n}": v for n, v in first[0].items()} | {f"B/{n}": v for n, v in second[0].items()}
+        return simulate(REFERENCE, given, [vial("A", first[1]), vial("B", second[1])], TIMES, rtol=1e-9)
+
+    one, other = run((quick, 40.0), (slow, 90.0)), run((slow, 90.0), (quick, 40.0))
+    for a, b in (("A", "B"), ("B", "A"), ("total", "total")):
+        for name in ("amount_nmol", "tia_mbq_h"):
+            found, wanted = other[name].sel(label=b), one[name].sel(label=a)
+            assert float(abs(found - wanted).max()) < 1e-8 * float(wanted.max()), (a, name)
+    assert float(one.tia_mbq_h.sel(label="A", region="tumour_2") / one.tia_mbq_h.sel(label="B", region="tumour_2")) > 3
+
+
+@pytest.mark.parametrize("options", [{}, {"turnover": "explicit", "daughters": "followed"}], ids=str)
+def test_amounts_stay_physical_over_decades_of_rates_and_amounts(options):
+    """k_on over 5 decades, ligand over 8, receptors over 3, turnover over 8, at the default tolerance: no member fails."""
+    body, rng, members = REFERENCE.with_options(**options), np.random.default_rng(5), 48
+    for _ in range(4):
+        first, second = 10.0 ** rng.uniform(-5, 3, 2)
+        given = {f"{n}/ligand.k_on": 10.0 ** rng.uniform(-4, 1, members) for n in "AB"}
+        given |= {
+            "A/ligand.k_off": 10.0 ** rng.uniform(-4, 1, members),
+            "tumour_2.R_density": 10.0 ** rng.uniform(0, 3, members),
+        }
+        if options:
+            given["body.receptor_turnover"] = 10.0 ** rng.uniform(-5, 3, members)
+        schedule = [
+            vial("A", first, isotope="Ac-225", mbq=8.0),
+            vial("B", second, rng.uniform(0, 5), duration_h=rng.uniform(0, 2)),
+        ]
+        found = simulate_batch(body, given, schedule, [0.1, 6.0, 100.0])
+        assert not found.failed.any()
+        assert float(found.amount_nmol.sel(label=["A", "B"]).min()) >= -1e-5 * (first + second)
+        np.testing.assert_allclose(found.amount_nmol.sel(label="A").sum("region"), first, rtol=1e-8)
+
+
 def test_a_parameter_goes_to_the_ligand_in_front_of_it_before_one_for_all():
     both = together(REFERENCE, ("PSMA-11", "PSMA-617"))
     base, own = (
