@@ -15,8 +15,9 @@ from markupsafe import Markup
 from flows.report import svg
 from flows.report.render import content_security_policy
 from flows.report.style import ORGAN_COLOURS, colour_of, name_of, number
-from flows.simulate import GIVEN, RESEARCH, Outcome, counts_in_words, nuclides_of, parameter_rows, status_counts, tia_rows
+from flows.simulate import RESEARCH, Outcome, counts_in_words, nuclides_of, parameter_rows, status_counts, tia_rows
 from flows.simulate_input import REFERENCE, TYPICAL
+from tdt_core.kinetics.exchange import GIVEN
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -48,3 +48,8 @@ def identifier_of(name: str, taken: set[str]) -> str:
         out = f"{text}_{n}"
     taken.add(out)
     return out
+
+
+def printable(text: str) -> str:
+    """A text that XML can hold."""
+    return "".join(c if c.isprintable() else "?" for c in text)

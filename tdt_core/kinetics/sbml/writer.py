@@ -26,7 +26,7 @@ from tdt_core.kinetics.network import Network
 from tdt_core.kinetics.rules import RuleTable
 from tdt_core.kinetics.sbml.document import ANNOTATION
 from tdt_core.kinetics.sbml.doses import Dose, decay_per_min, dose_of, nuclides_of
-from tdt_core.kinetics.sbml.names import Identifiers, identifier_of, identifiers
+from tdt_core.kinetics.sbml.names import Identifiers, identifier_of, identifiers, printable
 from tdt_core.kinetics.schedules import check_schedule
 from tdt_core.kinetics.simulation import OdeModel
 from tdt_core.twin import Administration
@@ -128,7 +128,7 @@ class _Writer:
         self.model = self.document.createModel()
         name = str(getattr(model, "name", type(model).__name__))
         _done(self.model.setId(identifier_of(name, set())), name)
-        _done(self.model.setName(_printable(name)), name)
+        _done(self.model.setName(printable(name)), name)
         for setter, unit in (
             (self.model.setSubstanceUnits, "nmol"),
             (self.model.setExtentUnits, "nmol"),
@@ -152,7 +152,7 @@ class _Writer:
     def parameter(self, identifier: str, name: str, value: float, unit: str, *, constant: bool = True, note: str = "") -> None:
         one = self.model.createParameter()
         _done(one.setId(identifier), name)
-        _done(one.setName(_printable(name)), name)
+        _done(one.setName(printable(name)), name)
         _done(one.setUnits(unit), name)
         one.setValue(float(value))
         one.setConstant(constant)
@@ -163,7 +163,7 @@ class _Writer:
     ) -> None:
         one = self.model.createReaction()
         _done(one.setId(self.new(hint)), name)
-        _done(one.setName(_printable(name)), name)
+        _done(one.setName(printable(name)), name)
         one.setReversible(False)
         one.setFast(False)
         for create, species in ((one.createReactant, source), (one.createProduct, target)):
@@ -181,7 +181,7 @@ class _Writer:
         for region in self.source.regions:
             one = self.model.createCompartment()
             _done(one.setId(self.ids.regions[region]), region)
-            _done(one.setName(_printable(region)), region)
+            _done(one.setName(printable(region)), region)
             one.setConstant(True)
             volume = quantities.get(f"{region}.volume")
             one.setSpatialDimensions(0 if volume is None else 3)
@@ -201,7 +201,7 @@ class _Writer:
             identifier = self.ids.states[state.name]
             name = state.part if len(self.labels) == 1 else f"{state.label} {state.part}"
             _done(one.setId(identifier), state.name)
-            _done(one.setName(_printable(name)), state.name)
+            _done(one.setName(printable(name)), state.name)
             _done(one.setCompartment(self.ids.regions[state.region]), state.name)
             _done(one.setSubstanceUnits("nmol"), state.name)
             one.setInitialAmount(start.get(identifier, 0.0))
@@ -368,7 +368,7 @@ class _Writer:
 
 
 def _tag(element: str, **attributes: str) -> str:
-    return f"<tdt:{element} {' '.join(f'{name}={quoteattr(_printable(value))}' for name, value in attributes.items())}/>"
+    return f"<tdt:{element} {' '.join(f'{name}={quoteattr(printable(value))}' for name, value in attributes.items())}/>"
 
 
 def _math(formula: str) -> Any:
@@ -391,11 +391,7 @@ def _done(code: int, name: str) -> None:
         )
 
 
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text)
-
-
 def _annotate(element: Any, lines: Sequence[str]) -> None:
     if lines:
-        text = "".join(f"<p>{escape(_printable(line))}</p>" for line in lines)
+        text = "".join(f"<p>{escape(printable(line))}</p>" for line in lines)
         _done(element.setNotes(f'<body xmlns="http://www.w3.org/1999/xhtml">{text}</body>'), "notes")
