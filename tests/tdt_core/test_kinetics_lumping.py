@@ -96,7 +96,7 @@ def test_what_is_merged_comes_apart_again(full, small):
 
 
 def test_a_model_that_is_merged_already_is_merged_from_its_organs_again():
-    for twice, once in ((reduced(lumped(PSMA)), reduced(PSMA)), (lumped(reduced(PSMA)), lumped(PSMA))):
+    for twice, once in ((reduced(LUMPED), REDUCED), (lumped(REDUCED), LUMPED)):
         assert twice.name == once.name
         assert set(twice.regions) == set(once.regions)
         left, right = twice.coefficients(), once.coefficients()
@@ -116,7 +116,8 @@ def given_quantities(draw):
     return {n: min(table.value(n) * draw(st.floats(0.8, 1.02)), 1.0 if table[n].unit == "1" else np.inf) for n in names}
 
 
-SMALL = {"lumped": lumped(PSMA), "reduced": reduced(PSMA)}
+LUMPED, REDUCED = VARIANTS["lumped"][1], VARIANTS["reduced"][1]
+SMALL = {"lumped": LUMPED, "reduced": REDUCED}
 CONSERVED = ("volume", "vascular_volume", "flow", "PS", "R0", "filtered_flow", "excreted_flow", "intracellular_volume")
 
 
@@ -185,7 +186,7 @@ def test_every_parameter_of_the_whole_body_acts_in_the_merged_model(full, small)
     ids=str,
 )
 def test_what_can_be_given_to_the_whole_body_can_be_given_to_the_reduced(values):
-    small = reduced(PSMA)
+    small = REDUCED
     for quantity in CONSERVED:
         found, want = (float(total(m, quantity, values)) for m in (small, PSMA))
         assert found == pytest.approx(want, rel=1e-12), quantity
@@ -296,7 +297,7 @@ def test_lesions_can_be_added_before_or_after(make):
 
 @pytest.mark.parametrize("make", [lumped, reduced])
 def test_an_organ_that_is_added_later_takes_its_volume_and_flow_from_the_rest(make):
-    small = make(PSMA)
+    small = {lumped: LUMPED, reduced: REDUCED}[make]
     more = small.with_organ(
         "thymus", "exchange",
         {"volume": 0.02, "flow": 0.05, "vascular_volume": 0.002, "interstitial_volume": 0.004},
@@ -308,12 +309,12 @@ def test_an_organ_that_is_added_later_takes_its_volume_and_flow_from_the_rest(ma
 
 def test_the_ligand_and_the_options_of_the_whole_body_reach_the_merged_model():
     for full, small in (
-        (PSMA.with_ligand("DCFPyL"), reduced(PSMA).with_ligand("DCFPyL")),
+        (PSMA.with_ligand("DCFPyL"), REDUCED.with_ligand("DCFPyL")),
         (SSTR.with_ligand("DOTATOC"), reduced(SSTR).with_ligand("DOTATOC")),
     ):
         assert float(small.quantities()["ligand.K_D"]) == float(full.quantities()["ligand.K_D"])
     for binding in ("free_fraction", "albumin"):
-        before, after = reduced(PSMA.with_options(plasma_binding=binding)), reduced(PSMA).with_options(plasma_binding=binding)
+        before, after = reduced(PSMA.with_options(plasma_binding=binding)), REDUCED.with_options(plasma_binding=binding)
         assert before.network().states == after.network().states
         left, right = before.coefficients(), after.coefficients()
         assert all(float(left[n]) == float(right[n]) for n in left)
@@ -331,11 +332,26 @@ def test_kidneys_that_trap_ligand_trap_it_together():
     assert float(tia(small, schedule=given).sel(region=KIDNEYS)) == pytest.approx(float(pair), rel=0.01)
 
 
+@pytest.mark.parametrize("option", [{"turnover": "explicit"}, {"daughters": "followed"}], ids=str)
+def test_receptor_turnover_and_daughters_go_with_merged_organs(option):
+    full, given = PSMA.with_options(**option), [replace(VIAL, nuclide="Ac-225", activity_mbq=8.0)]
+    small = REDUCED.with_options(**option)
+    wanted, found = (simulate(m, None, given, [24.0]) for m in (full, small))
+    again = by_organ(small, found)
+    labels = [n for n in found.label.values if float(found.tia_mbq_h.sel(label=n).sum()) > 0]
+    assert {"Ac-225"} < set(labels)
+    for label in labels:
+        left, right = (d.tia_mbq_h.sel(label=label) for d in (again, wanted))
+        assert float(left.sum()) == pytest.approx(float(right.sum()), rel=1e-8)
+        for organs in (["kidney_left", "kidney_right"], ["tumour_rest"], ["parotid_left"]):
+            assert float(left.sel(region=organs).sum()) == pytest.approx(float(right.sel(region=organs).sum()), rel=0.03)
+
+
 def test_organs_to_keep_stay_as_they_are():
     small = reduced(PSMA, keep=("red_marrow", "liver", "spleen", "gi", "kidney_left", "kidney_right"))
     assert {"liver", "spleen", "gi", "prostate", "kidney_left", "kidney_right"} <= set(small.regions)
     assert not {VISCERA, KIDNEYS} & set(small.regions)
-    lumps = lumped(PSMA)  # what is merged beyond it are glands, and these are alike
+    lumps = LUMPED  # what is merged beyond it are glands, and these are alike
     shared = [r for r in small.regions if r in lumps.regions]
     np.testing.assert_allclose(tia(small).sel(region=shared), tia(lumps).sel(region=shared), rtol=1e-7)
     with pytest.raises(ModelError, match="pancreas is to be kept") as caught:
@@ -361,7 +377,7 @@ def test_what_cannot_be_merged_is_refused_with_the_reason(members, why):
 
 def test_merging_twice_and_different_receptors_are_refused():
     with pytest.raises(ModelError, match="rest_of_body, which is merged already"):
-        merged(lumped(PSMA), "all", [REST, "red_marrow"], "rest")
+        merged(LUMPED, "all", [REST, "red_marrow"], "rest")
     other = replace(
         PSMA,
         targets=("PSMA", "SSTR2"),
@@ -433,7 +449,7 @@ def test_merging_changes_the_dose_of_virtual_patients_by_less_than_any_measureme
 def test_more_tumour_takes_as_much_from_the_kidneys_as_in_the_whole_body():
     """The sink effect, for which the reduced rung is there."""
     ratios = []
-    for model, kidneys in ((PSMA, ["kidney_left", "kidney_right"]), (reduced(PSMA), [KIDNEYS])):
+    for model, kidneys in ((PSMA, ["kidney_left", "kidney_right"]), (REDUCED, [KIDNEYS])):
         little, much = (tia(model, {"tumour_rest.R0": r0}).sel(region=kidneys).sum() for r0 in (13.0, 130.0))
         ratios.append(float(much / little))
     assert ratios[0] < 0.95
