@@ -314,8 +314,14 @@ class PBRPK:
         """The model without these organs; the rest of the body takes over their volume and flow."""
         unknown = [o for o in organs if o not in self.regions]
         if unknown:
+            merged = {m.name: o.name for o in self.organs for m in o.members}
             raise ModelError(
-                f"the model has no organ {', '.join(unknown)}", expected=f"one of {', '.join(self.regions)}", kind="model.organ"
+                f"the model has no organ {', '.join(unknown)}",
+                expected=f"one of {', '.join(self.regions)}",
+                remedy="; ".join(
+                    f"{merged[o]} holds {o}: leave it out before organs are merged" for o in unknown if o in merged
+                ),
+                kind="model.organ",
             )
         gone = tuple(o for o in self.organs if o.name in organs)
         return replace(self, organs=tuple(o for o in self.organs if o.name not in organs), left_out=(*self.left_out, *gone))

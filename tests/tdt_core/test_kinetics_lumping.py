@@ -375,6 +375,15 @@ def test_what_cannot_be_merged_is_refused_with_the_reason(members, why):
     assert caught.value.kind == "model.organ"
 
 
+def test_an_organ_inside_a_merged_one_is_left_out_before():
+    with pytest.raises(ModelError, match="both_kidneys holds kidney_left: leave it out before") as caught:
+        REDUCED.without("kidney_left")
+    assert caught.value.kind == "model.organ"
+    one = reduced(PSMA.without("kidney_left"))
+    assert "kidney_right" in one.regions
+    assert KIDNEYS not in one.regions
+
+
 def test_merging_twice_and_different_receptors_are_refused():
     with pytest.raises(ModelError, match="rest_of_body, which is merged already"):
         merged(LUMPED, "all", [REST, "red_marrow"], "rest")
