@@ -12,7 +12,7 @@ from storage.cycles import digests_by_cycle, get_cycle
 from storage.identity import state_id as id_of
 from storage.identity import state_identity
 from storage.intake import CycleIntake
-from tdt_core.assimilation import LADDER
+from tdt_core.assimilation import LADDER_NAME
 from tdt_core.codec import from_plain, to_plain
 from tdt_core.errors import InputError
 from tdt_core.kinetics import KineticModel, covariates_of, rung_for
@@ -20,8 +20,6 @@ from tdt_core.kinetics.ligands import family
 from tdt_core.planning import product_for
 from tdt_core.twin import Administration, Decision, Evidence, Product
 
-LADDER_MODEL = "ladder"
-"""Name in a state's identity of a fit that goes down the ladder; the state says which rung was used."""
 DEFAULT_ESTIMATOR = "map"
 ENGINE = "kernel"
 
@@ -46,7 +44,7 @@ def plan_chain(site: Site, bundles: Mapping[int, str], first: int, parent: str |
     given, unless a decision stands already.
     """
     digests = digests_by_cycle(site.evidence, dict(bundles))
-    model = site.settings.model or LADDER_MODEL
+    model = site.settings.model or LADDER_NAME
     plans: list[CyclePlan] = []
     known: set[str] = set()
     given: list[Administration] = []
@@ -99,12 +97,6 @@ def product_of(site: Site, cycle: CycleIntake, given: list[Administration]) -> P
         remedy="add it to administrations.json",
         kind="input.cycle",
     )
-
-
-def rungs_of(plan: CyclePlan) -> tuple[str, ...]:
-    """The rungs that a plan's fit may use, in order."""
-    model = str(plan.identity["model"])
-    return LADDER if model == LADDER_MODEL else (model,)
 
 
 def rung_of(plan: CyclePlan, model: str, evidence: Evidence) -> KineticModel:

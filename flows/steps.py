@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from flows.decided import deviation
-from flows.plan import CyclePlan, decision_of, rung_of, rungs_of, seed_of
+from flows.plan import CyclePlan, decision_of, rung_of, seed_of
 from flows.site import Site
 from storage.cycles import get_cycle
 from storage.intake import CycleIntake
 from storage.work import WorkFolder
-from tdt_core.assimilation import Prior, adapt, assimilate_on, evolve, population_prior, was_treated
+from tdt_core.assimilation import Prior, adapt, assimilate_on, evolve, population_prior, rungs_of, was_treated
 from tdt_core.codec import from_plain, to_plain
 from tdt_core.dosimetry.credible import credible_dose
 from tdt_core.dosimetry.density import mass_ratio
@@ -91,7 +91,7 @@ def fit(site: Site, plan: CyclePlan) -> None:
     evidence = evidence_of(site, plan, images)
     settings = plan.identity["settings"]
     posterior = assimilate_on(
-        rungs_of(plan),
+        rungs_of(plan.identity["model"]),
         settings["product"]["ligand"],
         evidence,
         lambda rung: prior_of(site, plan, rung, evidence),
@@ -139,7 +139,7 @@ def prior_of(site: Site, plan: CyclePlan, rung: KineticModel, evidence: Evidence
     if plan.parent is None:
         return population_prior(rung)
     parent = site.store.load(plan.parent)
-    if rung.name != parent.model and was_treated(parent) and rung.name != rungs_of(plan)[-1]:
+    if rung.name != parent.model and was_treated(parent) and rung.name != rungs_of(plan.identity["model"])[-1]:
         raise EstimationError(f"cycle {parent.cycle} was fitted with {parent.model}, from which {rung.name} can learn nothing")
     return adapt(evolve(parent, decision_of(plan), start_of(evidence) - parent.valid_time_h), rung)
 

@@ -24,6 +24,7 @@ import numpy as np
 
 from storage.atomic import checkpoint, sha256_file
 from storage.posterior_files import read_group, write_dose, write_posterior
+from tdt_core.assimilation import rungs_of
 from tdt_core.codec import canonical_json, digest, from_plain, to_plain
 from tdt_core.errors import StoreError
 from tdt_core.twin import SCHEMA_VERSION, DoseLedger, Evidence, JsonDict, Lesion, Patient, Posterior, Proposal, TwinState
@@ -124,13 +125,20 @@ def check_state(state: TwinState) -> None:
     """Refuse a state that contradicts its own identity or lacks finite numbers (`store.identity`, `store.nonfinite`)."""
     if digest(state.identity) != state.id:
         raise StoreError("a state whose id is not the digest of its identity", remedy="use state_id()", kind="store.identity")
-    for name in ("pid", "cycle", "parent", "model", "schema_version"):
+    for name in ("pid", "cycle", "parent", "schema_version"):
         if state.identity.get(name) != getattr(state, name):
             raise StoreError(
                 f"a state whose {name} is {getattr(state, name)!r} and that of its identity {state.identity.get(name)!r}",
                 expected="the same",
                 kind="store.identity",
             )
+    allowed = rungs_of(str(state.identity.get("model")))
+    if state.model not in allowed:
+        raise StoreError(
+            f"a state whose model is {state.model!r} and that of its identity {state.identity.get('model')!r}",
+            expected=f"one of {', '.join(allowed)}",
+            kind="store.identity",
+        )
     if state.patient.pid != state.pid:
         raise StoreError("a state of one pseudonym with the patient of another", kind="store.identity")
     if missing := set(state.evidence.digests) - set(state.identity.get("evidence", ())):

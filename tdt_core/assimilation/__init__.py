@@ -1,6 +1,6 @@
 """Re-estimation of the twin's parameters from each cycle's data: priors, one problem object, estimators, evolution."""
 
-from tdt_core.assimilation.descent import LADDER, assimilate_on, poorly_fitted
+from tdt_core.assimilation.descent import LADDER_NAME, assimilate_on, poorly_fitted, rungs_of
 from tdt_core.assimilation.estimators import assimilate, register
 from tdt_core.assimilation.evolution import (
     Transition,
@@ -15,7 +15,7 @@ from tdt_core.assimilation.evolution import (
 from tdt_core.assimilation.problem import Prior, Problem, build_problem
 
 __all__ = [
-    "LADDER",
+    "LADDER_NAME",
     "Prior",
     "Problem",
     "Transition",
@@ -27,6 +27,7 @@ __all__ = [
     "poorly_fitted",
     "population_prior",
     "register",
+    "rungs_of",
     "smooth_draws",
     "state_model",
     "transition",

@@ -17,7 +17,15 @@ from tdt_core.twin import Evidence, Posterior
 LADDER = ("whole_body", "sum_of_exponentials")
 """Rungs that a cycle is fitted with where no model is set, the richest first."""
 
+LADDER_NAME = "ladder"
+"""What a fit that goes down the ladder is called; its posterior names the rung that was used."""
+
 MISFIT_PROBABILITY = 1e-3
+
+
+def rungs_of(model: str) -> tuple[str, ...]:
+    """Rungs that a fit by the name of a model may use, in order."""
+    return LADDER if model == LADDER_NAME else (model,)
 
 
 def poorly_fitted(diagnostics: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
