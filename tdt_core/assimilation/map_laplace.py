@@ -47,7 +47,9 @@ def fit_map(problem: Problem, sd: FloatArray, rng: np.random.Generator, starts: 
     ------
     EstimationError : no start reached a finite objective.
     """
+    problem.predict(problem.mean)  # a model without a solution there says why; further out it is a step that is refused
     p = problem.mean.size
+    problem.predict(problem.mean)  # a model that cannot be solved at the prior mean says why; later refusals are steps too far
     best: tuple[float, FloatArray] | None = None
     objectives: list[float] = []
     for s in range(starts if problem.y.size else 1):

@@ -15,22 +15,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tdt_core.errors import EstimationError, ModelError
-from tdt_core.kinetics.ladder import register, to_natural
+from tdt_core.kinetics.ladder import Covariates, register, to_natural
 from tdt_core.kinetics.network import Binding, Network, Pool, State, Transfer, labelled
+from tdt_core.kinetics.ode_rung import System
 from tdt_core.kinetics.pbrpk import SINK
-from tdt_core.kinetics.rosenbrock import Solution, solve
 from tdt_core.kinetics.rules import Quantities, Rule, RuleTable, number_text
-from tdt_core.kinetics.simulation import MIN_PER_H, Run, plan
 from tdt_core.kinetics.sum_of_exponentials import SumOfExponentials
 from tdt_core.kinetics.units import conversion
-from tdt_core.nuclides import nuclide
 from tdt_core.parameters import Parameter, ParameterTable, packaged_table
 from tdt_core.twin import Administration, Region
 
@@ -39,9 +36,7 @@ FloatArray = npt.NDArray[np.float64]
 REST = "rest"
 PLASMA = ("plasma.clearance", "plasma.to_tissue", "plasma.from_tissue")
 RETURNED = "release.returned"
-HORIZON_HALF_LIVES = 12.0
 RTOL = 1e-6
-COMPLEX_STEP = 1e-30
 
 
 def population(ligand: str, regions: Sequence[Region]) -> ParameterTable:
@@ -228,76 +223,27 @@ class Compartmental:
         return population(self.ligand, self.regions)
 
     @cached_property
-    def _columns(self) -> list[int]:
-        """Position of each region in the rows of a solution."""
-        return [self.ode.regions.index(r.name) for r in self.regions]
+    def _system(self) -> System:
+        def quantities(theta: npt.NDArray[Any]) -> dict[str, Any]:
+            return dict(zip(self.parameters, to_natural(self.parameters, theta).T, strict=True))
 
-    def _coefficients(self, run: Run, theta: FloatArray) -> npt.NDArray[Any]:
-        """(m, n) theta, perhaps complex -> (m, c) coefficients."""
-        natural = to_natural(self.parameters, theta)
-        return run.network.gather(self.ode.coefficients(dict(zip(self.parameters, natural.T, strict=True))))
-
-    def _solve(self, run: Run, theta: FloatArray) -> Solution:
-        found = solve(run.tables, self._coefficients(run, np.atleast_2d(theta)), run.course, RTOL, run.scale_nmol)
-        if found.failed.any():
-            raise EstimationError(f"{int(found.failed.sum())} of {found.failed.size} solves failed", remedy="narrow the prior")
-        return found
+        shares = np.array([[float(name == r.name) for name in self.ode.regions] for r in self.regions])
+        return System(self.ode, quantities, shares, RTOL)
 
     def activity(self, theta: FloatArray, administration: Administration, times_h: FloatArray) -> FloatArray:
         """See `KineticModel.activity`."""
-        run = _run(self.ode, administration, times_h)
-        found = self._solve(run, theta).amounts[..., self._columns]
-        out = np.empty_like(found)
-        out[:, run.order] = found
-        return np.moveaxis(out * _share(run)[:, None], 1, 2)
+        return self._system.activity(theta, administration, times_h)
 
     def time_integrated_activity(self, theta: FloatArray, administration: Administration) -> FloatArray:
         """See `KineticModel.time_integrated_activity`."""
-        run = _run(self.ode, administration, np.zeros(0))
-        share = run.schedule[0].net_activity_mbq / run.scale_nmol
-        return self._solve(run, theta).integrals[:, self._columns] * (share / MIN_PER_H)
+        return self._system.time_integrated_activity(theta, administration)
 
     def log_jacobian(self, theta: FloatArray, administration: Administration, times_h: FloatArray) -> FloatArray:
         """See `KineticModel.log_jacobian`; exact derivatives of the solver's steps."""
-        run = _run(self.ode, administration, times_h)
-        turned = self._coefficients(run, theta + 1j * COMPLEX_STEP * np.eye(theta.size))
-        base = np.ascontiguousarray(turned.real)
-        found = solve(run.tables, base, run.course, RTOL, run.scale_nmol, turned.imag / COMPLEX_STEP)
-        if found.failed.any():
-            raise EstimationError("the solver could not follow the model", remedy="narrow the prior")
-        out = np.empty((len(run.order), len(self.regions), theta.size))
-        relative = found.amounts_slope[..., self._columns] / np.maximum(found.amounts[..., self._columns], 1e-300)
-        out[run.order] = np.moveaxis(relative, 0, -1)
-        return np.moveaxis(out, 0, 1)
+        return self._system.log_jacobian(theta, administration, times_h)
 
 
-def _run(model: PlasmaTissueModel, administration: Administration, times_h: FloatArray) -> Run:
-    """The plan of one administration at time 0; without times its integrals go to the horizon."""
-    if administration.amount_nmol is None:
-        raise ModelError(
-            "the administration has no ligand amount",
-            expected="amount_nmol, because uptake saturates",
-            remedy="record the ligand amount, or use the rung sum_of_exponentials",
-            kind="model.amount",
-        )
-    return _planned(model, replace(administration, time_h=0.0), tuple(np.asarray(times_h, dtype=float).tolist()))
-
-
-@lru_cache(maxsize=64)  # a fit asks for the same scans again and again
-def _planned(model: PlasmaTissueModel, administration: Administration, times_h: tuple[float, ...]) -> Run:
-    half_life = nuclide(administration.nuclide).half_life_h
-    end = max(times_h) if times_h and max(times_h) > 0 else HORIZON_HALF_LIVES * half_life
-    return plan(model, [administration], times_h, end, RTOL, by_part=False)
-
-
-def _share(run: Run) -> FloatArray:
-    """(t,) MBq per nmol of ligand at the times of a run: the hot-fraction law."""
-    given = run.schedule[0]
-    decay = nuclide(given.nuclide).decay_constant_per_h
-    return np.asarray(given.net_activity_mbq / run.scale_nmol * np.exp(-decay * np.maximum(run.times_h, 0.0)))
-
-
-def _build(ligand: str, regions: Sequence[Region], covariates: Mapping[str, float] | None = None) -> Compartmental:
+def _build(ligand: str, regions: Sequence[Region], covariates: Covariates) -> Compartmental:
     return Compartmental(ligand, tuple(regions))
 
 

@@ -17,14 +17,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tdt_core.errors import EstimationError, ModelError
+from tdt_core.errors import ModelError
 from tdt_core.kinetics.ladder import Covariates, register, to_natural
 from tdt_core.kinetics.ligands import receptor_of
+from tdt_core.kinetics.ode_rung import System
 from tdt_core.kinetics.pbrpk import PBRPK
 from tdt_core.kinetics.population import Population, population
-from tdt_core.kinetics.rosenbrock import solve
-from tdt_core.kinetics.sensitivity import COMPLEX_STEP
-from tdt_core.kinetics.simulation import Run, dataset, plan, with_decay
 from tdt_core.kinetics.sum_of_exponentials import SumOfExponentials
 from tdt_core.parameters import Parameter, ParameterTable, packaged_csv, packaged_table
 from tdt_core.twin import Administration, Region
@@ -37,8 +35,6 @@ MODEL_OF = {"PSMA": "psma"}
 ORGAN_OF = {"prostate_bed": "prostate"}
 """Regions that the model names otherwise."""
 
-TOLERANCE = 1e-5
-
 
 @dataclass(frozen=True)
 class WholeBody:
@@ -48,17 +44,22 @@ class WholeBody:
     regions: tuple[Region, ...]
     covariates: tuple[tuple[str, float], ...] = ()
     name: str = "whole_body"
+    tolerance: float = 1e-5
 
     @cached_property
     def _population(self) -> Population:
         return population(MODEL_OF[receptor_of(self.ligand)])
 
     @cached_property
+    def _rows(self) -> tuple[Mapping[str, str], ...]:
+        """What is estimated in this model."""
+        return tuple(r for r in packaged_csv("kinetics_whole_body.csv") if r["model"] == self._population.model.name)
+
+    @cached_property
     def _place(self) -> Mapping[str, str]:
-        """Region -> organ of the model, of those that bind ligand there."""
-        known = {o.name for o in self._population.model.organs if o.binds}
-        names = {r.name: ORGAN_OF.get(r.name, r.name) for r in self.regions}
-        return {r: o for r, o in names.items() if o in known or o.startswith("lesion/")}
+        """Region -> organ of the model, of those in which something is estimated."""
+        estimated = {r["organ"] for r in self._rows}
+        return {r.name: ORGAN_OF.get(r.name, r.name) for r in self.regions if r.organ in estimated}
 
     @cached_property
     def _outside(self) -> tuple[Region, ...]:
@@ -77,9 +78,6 @@ class WholeBody:
         absent = [o.name for o in model.organs if kidneys and o.template == "paired_kidney" and o.name not in kidneys]
         lesions = {r.name: {"volume": r.volume_ml / 1000.0} for r in self.regions if r.organ == "lesions"}
         return model.without(*absent, "tumour_rest").with_lesions(lesions)
-
-    def _model(self, ligand: str) -> PBRPK:
-        return self._base if ligand == self.ligand else self._base.with_ligand(ligand)
 
     @cached_property
     def _binding(self) -> frozenset[str]:
@@ -106,9 +104,8 @@ class WholeBody:
     def parameters(self) -> ParameterTable:
         """Estimated quantities: shared ones, then region by region, then those of regions outside the model."""
         values = self._base.quantities(self._fixed)
-        rows = [r for r in packaged_csv("kinetics_whole_body.csv") if r["model"] == MODEL_OF[receptor_of(self.ligand)]]
         table = []
-        for row in rows:
+        for row in self._rows:
             scopes = [(r.name, self._place[r.name]) for r in self.regions if r.organ == row["organ"] and r.name in self._place]
             for region, organ in scopes or ([(row["organ"], row["organ"])] if row["organ"] in ("body", "blood") else []):
                 quantity = f"{organ}.{row['quantity']}"
@@ -139,100 +136,60 @@ class WholeBody:
         return tuple(f"{self._place.get(scope, scope)}.{quantity}" for scope, _, quantity in split)
 
     @cached_property
-    def _shares(self) -> FloatArray:
-        """(regions, model regions) share of each organ of the model that a region holds."""
-        out = np.zeros((len(self.regions), len(self._base.regions)))
-        for i, region in enumerate(self.regions):
-            if region.name in self._place:
-                out[i, self._base.regions.index(self._place[region.name])] = 1.0
-        return out
-
-    def _given(self, theta: FloatArray) -> dict[str, Any]:
-        """(m, own) theta, maybe complex -> every quantity that is given, (m,) where estimated."""
-        table = ParameterTable(list(self.parameters.values())[: self._own])
-        natural = to_natural(table, theta)
-        return {**self._fixed, **{name: natural[:, i] for i, name in enumerate(self._names)}}
-
-    def _coefficients(self, run: Run, model: PBRPK, theta: FloatArray) -> FloatArray:
-        given = self._given(theta)
-        if model is not self._base:
-            given = {n: v for n, v in given.items() if not n.startswith("ligand.")}
-        return run.network.gather(with_decay(model.coefficients(given), run.labels))
-
-    def _plan(self, administration: Administration, times_h: FloatArray) -> tuple[PBRPK, Run]:
-        a = administration
-        key = (a.ligand, a.nuclide, a.amount_nmol, a.activity_mbq, a.residual_mbq, a.duration_h, times_h.tobytes())
-        if key not in self._plans:
-            if len(self._plans) > 50:
-                self._plans.clear()  # times differ in every cycle: keep what one fit needs
-            model = self._model(a.ligand)
-            at_zero = replace(a, time_h=0.0, amount_nmol=_amount(a))
-            self._plans[key] = (model, plan(model, [at_zero], times_h, None, TOLERANCE, by_part=False))
-        return self._plans[key]
-
-    @cached_property
-    def _plans(self) -> dict[tuple[Any, ...], tuple[PBRPK, Run]]:
+    def _systems(self) -> dict[str, System]:
         return {}
 
-    def _solve(self, theta: FloatArray, administration: Administration, times_h: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """(m, own) theta, ascending (t,) h -> (m, regions, t) MBq and (m, regions) MBq h of the regions in the model."""
-        model, run = self._plan(administration, times_h)
-        found = solve(run.tables, self._coefficients(run, model, theta), run.course, TOLERANCE, run.scale_nmol)
-        if found.failed.any():
-            raise EstimationError(f"{int(found.failed.sum())} of {found.failed.size} solves failed", remedy="narrow the prior")
-        data = dataset(run, found)
-        activity = np.einsum("ro,mot->mrt", self._shares, data["activity_mbq"].to_numpy()[:, 0])
-        return activity, data["tia_mbq_h"].to_numpy()[:, 0] @ self._shares.T
+    def _system(self, ligand: str) -> System:
+        """The model of a ligand of the same receptor; the imaging agent's differs in its own rows only."""
+        if ligand not in self._systems:
+            organs = self._base.regions
+            shares = np.array([[float(self._place.get(r.name) == o) for o in organs] for r in self.regions])
+            own = ligand == self.ligand
+            model = self._base if own else self._base.with_ligand(ligand)
+            fixed = {n: v for n, v in self._fixed.items() if own or not n.startswith("ligand.")}
+            table = ParameterTable(list(self.parameters.values())[: self._own])
+
+            def quantities(theta: npt.NDArray[Any]) -> dict[str, Any]:
+                return fixed | dict(zip(self._names, to_natural(table, theta).T, strict=True))
+
+            self._systems[ligand] = System(model, quantities, shares, self.tolerance)
+        return self._systems[ligand]
 
     def activity(self, theta: FloatArray, administration: Administration, times_h: FloatArray) -> FloatArray:
         """See `KineticModel.activity`."""
-        theta = np.atleast_2d(theta)
-        times, back = np.unique(np.asarray(times_h, dtype=float), return_inverse=True)
-        out = self._solve(theta[:, : self._own], administration, times)[0][:, :, back]
+        theta, given = np.atleast_2d(theta), _with_amount(administration)
+        out = self._system(given.ligand).activity(theta[:, : self._own], given, times_h)
         if self._described:
-            out[:, self._outside_rows] = self._described.activity(theta[:, self._own :], administration, times_h)
+            out[:, self._outside_rows] = self._described.activity(theta[:, self._own :], given, times_h)
         return out
 
     def time_integrated_activity(self, theta: FloatArray, administration: Administration) -> FloatArray:
         """See `KineticModel.time_integrated_activity`."""
-        theta = np.atleast_2d(theta)
-        out = self._solve(theta[:, : self._own], administration, np.zeros(0))[1]
+        theta, given = np.atleast_2d(theta), _with_amount(administration)
+        out = self._system(given.ligand).time_integrated_activity(theta[:, : self._own], given)
         if self._described:
-            out[:, self._outside_rows] = self._described.time_integrated_activity(theta[:, self._own :], administration)
+            out[:, self._outside_rows] = self._described.time_integrated_activity(theta[:, self._own :], given)
+        return out
+
+    def log_jacobian(self, theta: FloatArray, administration: Administration, times_h: FloatArray) -> FloatArray:
+        """See `KineticModel.log_jacobian`; exact derivatives of the solver's steps."""
+        theta, given = np.asarray(theta, dtype=float), _with_amount(administration)
+        out = np.zeros((len(self.regions), len(times_h), theta.size))
+        out[:, :, : self._own] = self._system(given.ligand).log_jacobian(theta[: self._own], given, times_h)
+        if self._described:
+            out[self._outside_rows, :, self._own :] = self._described.log_jacobian(theta[self._own :], given, times_h)
         return out
 
     @cached_property
     def _outside_rows(self) -> list[int]:
         return [i for i, r in enumerate(self.regions) if r in self._outside]
 
-    def log_jacobian(self, theta: FloatArray, administration: Administration, times_h: FloatArray) -> FloatArray:
-        """See `KineticModel.log_jacobian`; tangents of the solver's steps, rules by complex step."""
-        theta = np.asarray(theta, dtype=float)
-        times, back = np.unique(np.asarray(times_h, dtype=float), return_inverse=True)
-        model, run = self._plan(administration, times)
-        own = theta[: self._own]
-        stepped = self._coefficients(run, model, own + 1j * COMPLEX_STEP * np.eye(self._own))
-        found = solve(
-            run.tables, np.ascontiguousarray(stepped.real), run.course, TOLERANCE, run.scale_nmol, stepped.imag / COMPLEX_STEP
-        )
-        if found.failed.any():
-            raise EstimationError("the solver could not follow the model", remedy="narrow the prior")
-        # (p, t, model regions) -> (p, regions, t); the factors from amount to activity cancel in d ln
-        value, slope = (np.einsum("ro,pto->prt", self._shares, x) for x in (found.amounts, found.amounts_slope))
-        out = np.zeros((len(self.regions), len(back), theta.size))
-        out[:, :, : self._own] = np.moveaxis(slope / np.maximum(value, 1e-300), 0, -1)[:, back]
-        if self._described:
-            rows = self._outside_rows
-            out[rows] = 0.0
-            out[rows, :, self._own :] = self._described.log_jacobian(theta[self._own :], administration, times_h)
-        return out
 
-
-def _amount(administration: Administration) -> float | None:
-    """Ligand amount, nmol; of an image's agent a tracer's where it was not recorded: uptake is close to linear there."""
+def _with_amount(administration: Administration) -> Administration:
+    """An image's agent with a tracer's amount where none was recorded: uptake is close to linear there."""
     if administration.amount_nmol is None and administration.intent == "imaging":
-        return packaged_table("assimilation.csv").value("imaging_amount")
-    return administration.amount_nmol
+        return replace(administration, amount_nmol=packaged_table("assimilation.csv").value("imaging_amount"))
+    return administration
 
 
 def _build(ligand: str, regions: Sequence[Region], covariates: Covariates) -> WholeBody:

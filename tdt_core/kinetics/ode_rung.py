@@ -1,0 +1,97 @@
+"""What rungs of differential equations share: from draws of parameters to activity, its integral and its gradient.
+
+One solve of the decay-free ligand amount serves any nuclide with the same amount: activity is a share of it (hot-fraction law).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tdt_core.errors import EstimationError, ModelError
+from tdt_core.kinetics.rosenbrock import Solution, solve
+from tdt_core.kinetics.sensitivity import COMPLEX_STEP
+from tdt_core.kinetics.simulation import MIN_PER_H, OdeModel, Run, plan
+from tdt_core.nuclides import nuclide
+from tdt_core.twin import Administration
+
+FloatArray = npt.NDArray[np.float64]
+
+HORIZON_HALF_LIVES = 12.0
+
+
+@dataclass(frozen=True, eq=False)
+class System:
+    """A rung's model with its place in the ladder.
+
+    Attributes
+    ----------
+    quantities : (m, n) parameters, maybe complex -> given quantities of the model by name, () or (m,).
+    shares : (regions, model regions) share of each region of the model that a region of the patient holds.
+    """
+
+    model: OdeModel
+    quantities: Callable[[npt.NDArray[Any]], Mapping[str, Any]]
+    shares: FloatArray
+    rtol: float = 1e-6
+
+    def activity(self, theta: FloatArray, administration: Administration, times_h: FloatArray) -> FloatArray:
+        """See `KineticModel.activity`."""
+        times, back = np.unique(np.asarray(times_h, dtype=float), return_inverse=True)
+        run = self._run(administration, times)
+        amounts = np.einsum("ro,mto->mrt", self.shares, self._solve(run, np.atleast_2d(theta)).amounts)
+        return np.asarray((amounts * _mbq_per_nmol(run))[:, :, back])
+
+    def time_integrated_activity(self, theta: FloatArray, administration: Administration) -> FloatArray:
+        """See `KineticModel.time_integrated_activity`."""
+        run = self._run(administration, np.zeros(0))
+        share = run.schedule[0].net_activity_mbq / run.scale_nmol
+        return np.asarray(self._solve(run, np.atleast_2d(theta)).integrals @ self.shares.T * (share / MIN_PER_H))
+
+    def log_jacobian(self, theta: FloatArray, administration: Administration, times_h: FloatArray) -> FloatArray:
+        """See `KineticModel.log_jacobian`; exact derivatives of the solver's steps, of the rules by complex step."""
+        times, back = np.unique(np.asarray(times_h, dtype=float), return_inverse=True)
+        found = self._solve(self._run(administration, times), theta + 1j * COMPLEX_STEP * np.eye(theta.size))
+        # the factors from amount to activity cancel in the logarithm
+        value, slope = (np.einsum("ro,pto->rtp", self.shares, x) for x in (found.amounts, found.amounts_slope))
+        return np.asarray((slope / np.maximum(value, 1e-300))[:, back])
+
+    def _solve(self, run: Run, theta: npt.NDArray[Any]) -> Solution:
+        """A solution for each row of (m, n) theta; where it is complex, with the derivative along its imaginary part."""
+        turned = run.network.gather(self.model.coefficients(self.quantities(theta)))
+        turned = np.broadcast_to(turned, (len(theta), turned.shape[1]))
+        directions = turned.imag / COMPLEX_STEP if np.iscomplexobj(theta) else None
+        found = solve(run.tables, np.ascontiguousarray(turned.real), run.course, self.rtol, run.scale_nmol, directions)
+        if found.failed.any():
+            raise EstimationError(f"{int(found.failed.sum())} of {found.failed.size} solves failed", remedy="narrow the prior")
+        return found
+
+    def _run(self, administration: Administration, times_h: FloatArray) -> Run:
+        if administration.amount_nmol is None:
+            raise ModelError(
+                "the administration has no ligand amount",
+                expected="amount_nmol, because uptake saturates",
+                remedy="record the ligand amount, or use the rung sum_of_exponentials",
+                kind="model.amount",
+            )
+        return _planned(self.model, replace(administration, time_h=0.0), tuple(times_h.tolist()), self.rtol)
+
+
+@lru_cache(maxsize=64)  # a fit asks for the same scans again and again
+def _planned(model: OdeModel, administration: Administration, times_h: tuple[float, ...], rtol: float) -> Run:
+    """The plan of one administration at time 0; without times its integrals go to the horizon."""
+    half_life = nuclide(administration.nuclide).half_life_h
+    end = max(times_h) if times_h and max(times_h) > 0 else HORIZON_HALF_LIVES * half_life
+    return plan(model, [administration], times_h, end, rtol, by_part=False)
+
+
+def _mbq_per_nmol(run: Run) -> FloatArray:
+    """(t,) MBq per nmol of ligand at the times of a run."""
+    given = run.schedule[0]
+    decay = nuclide(given.nuclide).decay_constant_per_h
+    return np.asarray(given.net_activity_mbq / run.scale_nmol * np.exp(-decay * np.maximum(run.times_h, 0.0)))
