@@ -82,7 +82,7 @@ _G61, _G62, _G63, _G64, _G65 = (float(x) for x in _G[5, :5])
 class Course(NamedTuple):
     """What happens to every member of a batch, in minutes; states in elimination order.
 
-    event_min (e,) rising, the last one is the end; bolus (e, n) nmol added at each event, before the time that follows;
+    event_min (e,) rising, the last one is the end; bolus (e, n) nmol added at each event, the end included, before the time that follows;
     inflow (e, n) nmol/min from each event to the next, where it begins; it falls with inflow_decay (n,) 1/min.
     output_min (o,) rising.
     row_ptr, row_state : rows of the output, each the sum of some states, CSR.
@@ -561,6 +561,15 @@ def _chunk(tables, coefficients, directions, course, tolerances, first, found, s
             for i in range(dsize):
                 dyf[i] += dvf[i] + dk6[i]
             t = to
+    for i in range(n):
+        y[i] += course.bolus[course.event_min.size - 1, i]
+    while out < course.output_min.size:  # a hair after the end
+        _sum_rows(course.row_ptr, course.row_state, y, one, row)
+        _store(row, alive, first, out, found[0])
+        if sloped:
+            _sum_rows(course.row_ptr, course.row_state, dy, one, row)
+            _store(row, alive, first, out, slopes[0])
+        out += 1
     for lane in range(LANES):
         if first + lane < m:
             steps[first + lane] = taken

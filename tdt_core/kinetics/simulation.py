@@ -272,7 +272,7 @@ def _course(
     decay = 0.0 if entries else decay_per_h(given[0].nuclide) / MIN_PER_H
     # the solver reports an event's own time before the event; a hair later the bolus is in, as at the first one
     output_min = times_h * MIN_PER_H
-    output_min = np.where(np.isin(output_min, event_min[1:-1]), np.nextafter(output_min, np.inf), output_min)
+    output_min = np.where(np.isin(output_min, event_min[1:]), np.nextafter(output_min, np.inf), output_min)
     return Course(
         event_min,
         bolus,

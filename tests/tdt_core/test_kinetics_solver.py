@@ -623,6 +623,15 @@ def test_before_the_first_administration_there_is_nothing_and_at_a_bolus_it_is_i
     assert float(vein[5] - vein[4]) == pytest.approx(50.0, rel=1e-3)
 
 
+def test_a_bolus_at_the_very_end_of_the_integrals_is_in():
+    schedule = [vial(), vial(24.0, nmol=50.0)]
+    found = simulate(REFERENCE, None, schedule, [23.999, 24.0], end_h=24.0, rtol=1e-6)
+    later = simulate(REFERENCE, None, schedule, [24.0], end_h=48.0, rtol=1e-6)
+    body = found.amount_nmol.sel(label="total").sum(("region", "part"))
+    np.testing.assert_allclose(body, [DOSE, DOSE + 50.0], rtol=1e-10)
+    np.testing.assert_allclose(found.activity_mbq[..., 1], later.activity_mbq[..., 0], rtol=1e-6, atol=1e-9)
+
+
 def test_a_shift_of_schedule_and_times_shifts_the_result():
     now = simulate(REFERENCE, None, SCHEDULES["fresh vials"], [1.0, 50.0, 400.0], end_h=900.0, rtol=1e-8)
     schedule = [vial(a.time_h - 700.0, a.activity_mbq, a.amount_nmol) for a in SCHEDULES["fresh vials"]]
