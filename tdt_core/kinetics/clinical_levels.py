@@ -19,6 +19,7 @@ from tdt_core.dosimetry.units import JOULE_PER_MBQ_H_KEV
 from tdt_core.errors import EstimationError, ModelError
 from tdt_core.kinetics.pbrpk import PBRPK, SINK, VENOUS
 from tdt_core.kinetics.population import OWN, Population
+from tdt_core.kinetics.schedules import amount_nmol
 from tdt_core.kinetics.simulation import simulate_batch
 from tdt_core.nuclides import nuclide
 from tdt_core.parameters import packaged_csv
@@ -150,9 +151,8 @@ def outcomes(
     ligand = data["amount_nmol"].sel(label="total")
     out = {f"{organ}.dose": dose for organ, dose in doses.items()}
     out |= {f"{organ}.tiac": tia for organ, tia in tias.items()}
-    assert given.amount_nmol is not None
     for hours in excretion:
-        out[f"{EXCRETED}{hours:g}h"] = 100.0 * ligand.sel(region=SINK, time_h=hours).to_numpy() / given.amount_nmol
+        out[f"{EXCRETED}{hours:g}h"] = 100.0 * ligand.sel(region=SINK, time_h=hours).to_numpy() / amount_nmol(given)
     if REUPTAKE in drawn:
         plain = {**drawn, REUPTAKE: np.ones_like(drawn[REUPTAKE])}
         without = _organs(model, plain, _solved(model, plain, given, [late[1]], rtol), given)[0]

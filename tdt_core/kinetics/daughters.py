@@ -16,12 +16,12 @@ from functools import cache
 
 from tdt_core.kinetics.network import Production
 from tdt_core.kinetics.rules import Array, Quantities
+from tdt_core.kinetics.schedules import decay_per_min
 from tdt_core.kinetics.structure import COMPLEX, TISSUE_COMPLEX, TRAPPED, Species, Structure
-from tdt_core.nuclides import decays_per_parent_decay, normalise_name, nuclide
+from tdt_core.nuclides import decays_per_parent_decay, normalise_name
 from tdt_core.parameters import packaged_csv
 
 TABLE = "pbrpk_daughters.csv"
-_MIN_PER_H = 60.0
 _OUTSIDE = {"bound": "interstitial", TISSUE_COMPLEX: "interstitial"}
 """Part where a free daughter starts, other than where it was born."""
 _INSIDE = {"internalised": "internalised", "intracellular": "intracellular", TRAPPED: "intracellular"}
@@ -63,8 +63,7 @@ def births(values: Quantities) -> Quantities:
     """Rates (1/min, see above) at which a parent's activity makes daughters, by `parent/daughter what`."""
     out: dict[str, Array] = {}
     for parent, daughter in _pairs():
-        per_min = float(nuclide(daughter).decay_constant_per_h) / _MIN_PER_H
-        born = per_min * decays_per_parent_decay(parent)[daughter]
+        born = decay_per_min(daughter) * decays_per_parent_decay(parent)[daughter]
         leaving, retained = values[f"{parent}/{daughter}.leaving"], values[f"{element_of(daughter)}.retained"]
         out |= {
             f"{parent}/{daughter} on ligand": born * (1.0 - leaving),

@@ -82,8 +82,8 @@ _G61, _G62, _G63, _G64, _G65 = (float(x) for x in _G[5, :5])
 class Course(NamedTuple):
     """What happens to every member of a batch, in minutes; states in elimination order.
 
-    event_min (e,) rising, the last one is the end; bolus (e, n) nmol added at each event, the end included, before the time that follows;
-    inflow (e, n) nmol/min from each event to the next, where it begins; it falls with inflow_decay (n,) 1/min.
+    event_min (e,) rising, the last one is the end; bolus (e, n) nmol added at each event, the end included, before the time
+    that follows; inflow (e, n) nmol/min from each event to the next, where it begins; it falls with inflow_decay (n,) 1/min.
     output_min (o,) rising.
     row_ptr, row_state : rows of the output, each the sum of some states, CSR.
     integral_ptr, integral_state : likewise for the time integrals, which e^(-decay (t - start_min)) weights.

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from tdt_core.errors import InputError
-from tdt_core.nuclides import nuclide
+from tdt_core.nuclides import normalise_name, nuclide
 from tdt_core.twin import Administration
 
 FloatArray = npt.NDArray[np.float64]
+
+MIN_PER_H = 60.0
+
+
+def in_order(schedule: Sequence[Administration]) -> tuple[Administration, ...]:
+    """A schedule in order of time, each nuclide by one name (`Lu-177` for `177Lu`), so that it is one label."""
+    named = (replace(a, nuclide=normalise_name(a.nuclide)) if a.nuclide else a for a in schedule)
+    return tuple(sorted(named, key=lambda a: a.time_h))
 
 
 def check_schedule(given: Sequence[Administration], *, several: bool = False) -> None:
@@ -73,6 +82,11 @@ def check_times(given: Sequence[Administration], times: FloatArray, end_h: float
 def decay_per_h(name: str) -> float:
     """Decay constant of a nuclide, 1/h."""
     return float(nuclide(name).decay_constant_per_h)
+
+
+def decay_per_min(name: str) -> float:
+    """Decay constant of a nuclide, 1/min."""
+    return decay_per_h(name) / MIN_PER_H
 
 
 def amount_nmol(a: Administration) -> float:

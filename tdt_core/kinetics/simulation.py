@@ -25,7 +25,17 @@ from tdt_core.kinetics.counted import TOTAL, Counted, counted, network_of
 from tdt_core.kinetics.network import Network
 from tdt_core.kinetics.pbrpk import PBRPK
 from tdt_core.kinetics.rosenbrock import Course, Solution, solve
-from tdt_core.kinetics.schedules import administered, amount_nmol, check_schedule, check_times, decay_per_h, one_share
+from tdt_core.kinetics.schedules import MIN_PER_H as MIN_PER_H
+from tdt_core.kinetics.schedules import (
+    administered,
+    amount_nmol,
+    check_schedule,
+    check_times,
+    decay_per_h,
+    decay_per_min,
+    in_order,
+    one_share,
+)
 from tdt_core.kinetics.structure import RECEPTORS
 from tdt_core.kinetics.symbolic import Tables, tables
 from tdt_core.kinetics.together import together
@@ -35,7 +45,6 @@ from tdt_core.twin import Administration
 FloatArray = npt.NDArray[np.float64]
 Parameters = Mapping[str, Any]
 
-MIN_PER_H = 60.0
 HORIZON_HALF_LIVES = 10.0
 ON_LIGAND, FREE = "on_ligand", "free"
 
@@ -185,7 +194,7 @@ def plan(
     by_part: bool,
 ) -> Run:
     """What a schedule makes of a model: structure, index tables, events and rows of the output."""
-    given = tuple(sorted(schedule, key=lambda a: a.time_h))
+    given = in_order(schedule)
     times = np.atleast_1d(np.asarray(times_h, dtype=float))
     whole_body = isinstance(model, PBRPK)
     check_schedule(given, several=whole_body)
@@ -226,7 +235,7 @@ def _compiled(model: Hashable, entries: tuple[Counted, ...]) -> tuple[Network, T
 
 def with_decay(values: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
     """Coefficients with the decay constants (1/min) of nuclides that are counted apart."""
-    return {**values, **{f"decay/{name}": decay_per_h(name) / MIN_PER_H for name in labels}}
+    return {**values, **{f"decay/{name}": decay_per_min(name) for name in labels}}
 
 
 def _course(
@@ -257,7 +266,7 @@ def _course(
         for label, decaying, amount in sources:
             at = index_tables.place[network.select(label, *model.entry)[0]]
             # what waits in the syringe decays there
-            inflow_decay[at] = decay_per_h(decaying) / MIN_PER_H if decaying else 0.0
+            inflow_decay[at] = decay_per_min(decaying) if decaying else 0.0
             if a.duration_h <= 0:
                 if a.time_h in marks:
                     bolus[marks.index(a.time_h), at] += amount
@@ -269,7 +278,7 @@ def _course(
     row_ptr, row_state = _rows(index_tables, rows)
     integral_ptr, integral_state = _rows(index_tables, _integrals(network, entries, model.regions))
     # a carried label decays by itself; the total is weighted by its nuclide's decay
-    decay = 0.0 if entries else decay_per_h(given[0].nuclide) / MIN_PER_H
+    decay = 0.0 if entries else decay_per_min(given[0].nuclide)
     # the solver reports an event's own time before the event; a hair later the bolus is in, as at the first one
     output_min = times_h * MIN_PER_H
     output_min = np.where(np.isin(output_min, event_min[1:]), np.nextafter(output_min, np.inf), output_min)

@@ -219,6 +219,16 @@ def test_the_late_half_life_is_the_slope_of_the_curve_between_its_samples():
 # --- clinical levels
 
 
+def test_rows_are_per_what_entered_the_patient():
+    """A vial of which a fifth stays behind is one of four fifths."""
+    typical = {n: np.array([v]) for n, v in PEOPLE.typical().items()}
+    vial = PEOPLE.administration(9250.0)
+    less = PEOPLE.administration(7400.0, 0.8 * vial.amount_nmol)
+    found = outcomes(PEOPLE, typical, administration=replace(vial, residual_mbq=1850.0), rtol=1e-6)
+    for row, value in outcomes(PEOPLE, typical, administration=less, rtol=1e-6).items():
+        np.testing.assert_allclose(found[row], value, rtol=1e-9, err_msg=row)
+
+
 def test_each_row_is_inside_a_verified_cohort(found):
     judged = [level for level in levels() if level.judges]
     assert len(judged) >= 8

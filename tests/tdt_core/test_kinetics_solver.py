@@ -640,6 +640,18 @@ def test_a_shift_of_schedule_and_times_shifts_the_result():
         np.testing.assert_allclose(then[name], now[name], rtol=1e-7, atol=1e-9 * scale)
 
 
+def test_two_spellings_of_a_nuclide_are_one_label():
+    plain = simulate(REFERENCE, None, SCHEDULES["fresh vials"], [30.0], rtol=1e-6)
+    spelled = [
+        vial(a.time_h, a.activity_mbq, a.amount_nmol, n)
+        for a, n in zip(SCHEDULES["fresh vials"], ("177Lu", "lu 177", "Lu177"), strict=True)
+    ]
+    found = simulate(REFERENCE, None, spelled, [30.0], rtol=1e-6)
+    assert list(found.label.values) == ["total", "Lu-177"]
+    for name in VARIABLES:
+        np.testing.assert_array_equal(found[name], plain[name])
+
+
 def test_times_may_come_in_any_order_and_twice():
     given_times = [24.0, 1.0, 168.0, 1.0]
     found = simulate(REFERENCE, None, [vial()], given_times, rtol=1e-6)

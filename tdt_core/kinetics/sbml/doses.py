@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tdt_core.errors import ModelError
-from tdt_core.kinetics.simulation import MIN_PER_H
+from tdt_core.kinetics.schedules import MIN_PER_H, amount_nmol
 from tdt_core.nuclides import nuclide as nuclide_of
 from tdt_core.twin import Administration
 
@@ -53,11 +53,6 @@ def nuclides_of(
     return out
 
 
-def decay_per_min(name: str) -> float:
-    """Decay constant of a nuclide, 1/min."""
-    return float(nuclide_of(name).decay_constant_per_h) / MIN_PER_H
-
-
 def dose_of(a: Administration, labels: tuple[str, ...], hot: Mapping[str, str], origin_h: float) -> Dose:
     """What one administration brings to each label.
 
@@ -65,8 +60,7 @@ def dose_of(a: Administration, labels: tuple[str, ...], hot: Mapping[str, str], 
     ------
     ModelError `model.amount` for more radioactive ligand than ligand.
     """
-    assert a.amount_nmol is not None  # checked before
-    total = a.amount_nmol * a.net_activity_mbq / a.activity_mbq  # the residual takes its share of the ligand too
+    total = amount_nmol(a)
     start_min, duration_min = (a.time_h - origin_h) * MIN_PER_H, a.duration_h * MIN_PER_H
     if len(labels) == 1:
         return Dose(start_min, duration_min, {labels[0]: total}, {})

@@ -25,9 +25,9 @@ from tdt_core.kinetics.exchange import options_of
 from tdt_core.kinetics.network import Network
 from tdt_core.kinetics.rules import RuleTable
 from tdt_core.kinetics.sbml.document import ANNOTATION
-from tdt_core.kinetics.sbml.doses import Dose, decay_per_min, dose_of, nuclides_of
+from tdt_core.kinetics.sbml.doses import Dose, dose_of, nuclides_of
 from tdt_core.kinetics.sbml.names import Identifiers, identifier_of, identifiers, printable
-from tdt_core.kinetics.schedules import check_schedule
+from tdt_core.kinetics.schedules import check_schedule, decay_per_min, in_order
 from tdt_core.kinetics.simulation import OdeModel
 from tdt_core.twin import Administration
 
@@ -87,7 +87,7 @@ def export(
             remedy='export model.with_options(daughters="none")',
             kind="model.sbml",
         )
-    given = tuple(sorted(schedule or (), key=lambda a: a.time_h))
+    given = in_order(schedule or ())
     if schedule is not None:
         check_schedule(given)
     hot = nuclides_of(tuple(labels), nuclide, given, integrals)
