@@ -20,7 +20,9 @@ FloatArray = npt.NDArray[np.float64]
 
 MAX_ITERATIONS = 60
 TOLERANCE = 1e-5
+"""A step that lowers the objective by less (nats) is the last."""
 DISTINCT_OPTIMUM = 3.0
+"""A start that ends this much above the best objective (nats) counts as an optimum of its own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +49,6 @@ def fit_map(problem: Problem, sd: FloatArray, rng: np.random.Generator, starts: 
     ------
     EstimationError : no start reached a finite objective.
     """
-    problem.predict(problem.mean)  # a model without a solution there says why; further out it is a step that is refused
     p = problem.mean.size
     problem.predict(problem.mean)  # a model that cannot be solved at the prior mean says why; later refusals are steps too far
     best: tuple[float, FloatArray] | None = None
@@ -68,8 +69,8 @@ def fit_map(problem: Problem, sd: FloatArray, rng: np.random.Generator, starts: 
     inverse_factor = np.linalg.inv(np.linalg.cholesky(precision))
     covariance = problem.factor @ (inverse_factor.T @ inverse_factor) @ problem.factor.T
     cholesky = np.linalg.cholesky(covariance + 1e-14 * np.eye(p))
-    near = sum(1 for v in objectives if np.isfinite(v) and v - best[0] >= DISTINCT_OPTIMUM)
-    return Fit(theta, z, cholesky, h, residual, tuple(objectives), 1 + near)
+    worse = sum(1 for v in objectives if np.isfinite(v) and v - best[0] >= DISTINCT_OPTIMUM)
+    return Fit(theta, z, cholesky, h, residual, tuple(objectives), 1 + worse)
 
 
 def _levenberg_marquardt(problem: Problem, sd: FloatArray, z: FloatArray) -> tuple[float, FloatArray]:
