@@ -20,6 +20,7 @@ def ladder_of_state(
 ) -> None:
     """Fit the evidence of a state with every kinetic model, and compare and average them. Nothing is kept."""
     from flows.ladder import find, ladder, lines
+    from flows.truth import KINDS
     from tdt_core.assimilation.selection import BASES
     from tdt_core.errors import SettingsError
 
@@ -48,7 +49,7 @@ def ladder_of_state(
         "least learned (shrinkage)",
     )
     print_table("Rungs", columns, scores)
-    kinds = [k for k in ("kidneys", "glands", "lesions") if k in told["average"]]
+    kinds = [k for k in KINDS if k in told["average"]]
     print_table(
         f"Time-integrated activity of {told['activity_mbq']:.0f} MBq, MBq h: median (90 % interval)", ("rung", *kinds), amounts
     )

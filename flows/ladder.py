@@ -66,7 +66,8 @@ def ladder(state: TwinState, names: Sequence[str] = (), basis: Basis = "evidence
         )
     unknown = [n for n in names if n not in rungs()]
     if unknown:
-        raise ModelError(f"no kinetic model named {unknown[0]!r}", expected=f"one of {sorted(rungs())}", kind="model.name")
+        known = ", ".join(sorted(rungs()))
+        raise ModelError(f"no kinetic model named {unknown[0]!r}", expected=f"one of {known}", kind="model.name")
     given, ligand = asked_for(state)
     seed = (int(state.identity.get("root_seed", 0)), state.cycle, LADDER)
     found = climb(names or rungs(), ligand, state.evidence, given, basis=basis, seed=seed, n_draws=n_draws)

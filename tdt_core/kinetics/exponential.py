@@ -54,7 +54,7 @@ class Exponentials:
 
     def __post_init__(self) -> None:
         if self.phases not in QUANTITIES:
-            raise ModelError(f"{self.phases} exponential phases", expected=f"one of {sorted(QUANTITIES)}", kind="model.phases")
+            raise ModelError(f"{self.phases} exponential phases", expected="1, 2 or 3", kind="model.phases")
 
     @property
     def quantities(self) -> tuple[str, ...]:

@@ -77,7 +77,7 @@ def rung_for(name: str, ligand: str, regions: Sequence[Region], covariates: Cova
     ModelError : unknown rung or ligand, or no regions.
     """
     if name not in _RUNGS:
-        raise ModelError(f"no kinetic model named {name!r}", expected=f"one of {sorted(_RUNGS)}", kind="model.name")
+        raise ModelError(f"no kinetic model named {name!r}", expected=f"one of {', '.join(sorted(_RUNGS))}", kind="model.name")
     if not regions:
         raise ModelError("a kinetic model needs at least one region", kind="model.regions")
     return _RUNGS[name](ligand, regions, covariates or {})

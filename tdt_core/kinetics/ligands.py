@@ -49,7 +49,7 @@ def _rows(ligand: str) -> Mapping[str, Mapping[str, str]]:
         close = [lower[n] for n in difflib.get_close_matches(ligand.lower(), lower, n=3)]
         raise ModelError(
             f"no kinetic parameters for ligand {ligand!r}",
-            expected=f"one of {sorted(known)}" + (f"; near it {', '.join(close)}" if close else ""),
+            expected=f"one of {', '.join(sorted(known))}" + (f"; near it {', '.join(close)}" if close else ""),
             remedy="name the ligand in the administration record as listed, or add its parameters",
             kind="model.ligand",
         )

@@ -14,7 +14,7 @@ from tdt_core.kinetics.simulation import OdeModel
 from tdt_core.parameters import packaged_csv
 from tdt_core.twin import Region
 
-OPTIONS: Mapping[str, Callable[[PBRPK], PBRPK]] = {
+FORMS: Mapping[str, Callable[[PBRPK], PBRPK]] = {
     "recycled": lambda body: body.with_options(release="recycled"),
     "free fraction": lambda body: body.with_options(plasma_binding="free_fraction"),
     "albumin": lambda body: body.with_options(plasma_binding="albumin"),
@@ -27,14 +27,14 @@ def ode_models() -> dict[str, Callable[[], OdeModel]]:
     """Name -> what makes the model: whole-body models and their variants, those with tables of their own also by
     `name, option`, then other systems."""
     out: dict[str, Callable[[], OdeModel]] = {name: partial(pbrpk, name) for name in (*TABLES, *VARIANTS)}
-    out |= {f"{name}, {option}": partial(_changed, name, option) for name in TABLES for option in OPTIONS}
+    out |= {f"{name}, {option}": partial(_changed, name, option) for name in TABLES for option in FORMS}
     out["compartmental"] = partial(_compartmental, "psma", "PSMA-617")
     out["compartmental, DOTATATE"] = partial(_compartmental, "sstr", "DOTATATE")
     return out
 
 
 def _changed(name: str, option: str) -> PBRPK:
-    return OPTIONS[option](pbrpk(name))
+    return FORMS[option](pbrpk(name))
 
 
 def _compartmental(body: str, ligand: str) -> PlasmaTissueModel:

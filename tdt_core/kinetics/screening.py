@@ -94,7 +94,7 @@ def _deviations(u: FloatArray, within: tuple[float, float]) -> FloatArray:
 
 
 def _evaluate(people: Population, rows: Sequence[str], z: FloatArray, outcome: Outcome) -> list[FloatArray]:
-    """Each row's (m,) values, standardised nowhere."""
+    """(m,) values of each row, in its unit."""
     found = outcome(people, people.overrides(z, None))
     missing = [row for row in rows if row not in found]
     if missing:
