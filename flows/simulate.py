@@ -84,7 +84,7 @@ def run(
         wanted = tuple(grid if times_h is None else times_h)
         all_times = sorted({*wanted, *grid})
         data = solve(virtual.model, virtual.values, given, all_times, rtol=RTOL).sum("part")
-    return Outcome(virtual, given, wanted, data, (*notes, *_too_hot(given, data)))
+    return Outcome(virtual, given, wanted, data, (*notes, *_too_hot(given)))
 
 
 def _shown_until(given: Sequence[Administration], times_h: Sequence[float] | None, until_h: float | None) -> float:
@@ -159,22 +159,31 @@ def _of_patient(virtual: Virtual) -> list[str]:
     left = [f"{o} {getattr(model, o)}" for o in ("release", "plasma_binding") if getattr(model, o) != getattr(people.model, o)]
     if model.ligand not in ("", people.ligand):
         left.append(f"the ligand {model.ligand}")
+    values = model.quantities(virtual.values)
+    woman = float(values["body.female"]) > 0
+    if woman and "body.female" not in people.table:
+        left.append("a woman, whose height and weight stay those of the men where they are not given")
+    usual, kidneys = ([o.name for o in m.organs if o.template == "paired_kidney"] for m in (people.model, model))
+    if len(kidneys) < len(usual):
+        left.append(f"{kidneys[0]} alone, with all filtration and flow and its usual volume" if kidneys else "no kidneys")
     if left:
         notes.append(f"not what the population was calibrated for: {', '.join(left)}")
     if "tumour_rest" in model.regions and any(r.startswith("lesion/") for r in model.regions):
-        load = float(model.quantities(virtual.values)["tumour_rest.volume"])
+        load = float(values["tumour_rest.volume"])
         notes.append(f"{1000 * load:.0f} mL of other tumours stay beside the lesions; --without tumour_rest if there are none")
+    if woman and "prostate" in model.regions:
+        notes.append("a woman with a prostate; --without prostate")
     return notes
 
 
-def _too_hot(given: Sequence[Administration], data: xr.Dataset) -> list[str]:
+def _too_hot(given: Sequence[Administration]) -> list[str]:
     """Vials that hold more radioactive ligand than ligand: no chemistry makes them."""
     notes = []
     for a in given:
-        specific = float(data.activity_mbq.sel(label=a.nuclide).max() / data.amount_nmol.sel(label=a.nuclide).max())
-        if a.amount_nmol is not None and a.activity_mbq > specific * a.amount_nmol:
+        atoms_nmol = a.activity_mbq / nuclide(a.nuclide).mbq_per_nmol
+        if a.amount_nmol is not None and atoms_nmol > a.amount_nmol:
             notes.append(
-                f"{a.activity_mbq:g} MBq of {a.nuclide} are {a.activity_mbq / specific:.3g} nmol of it, more than the "
+                f"{a.activity_mbq:g} MBq of {a.nuclide} are {atoms_nmol:.3g} nmol of it, more than the "
                 f"{a.amount_nmol:g} nmol of ligand given at {a.time_h:g} h: a trace for a calculation, no vial"
             )
     return notes

@@ -20,6 +20,7 @@ from tdt_core.kinetics.pbrpk import PBRPK, pbrpk
 from tdt_core.kinetics.population import Population, has_population, population
 from tdt_core.kinetics.rules import Rule
 from tdt_core.kinetics.units import conversion
+from tdt_core.nuclides import normalise_name
 from tdt_core.planning import products, read_rows
 from tdt_core.twin import Administration, Product
 
@@ -170,11 +171,17 @@ def virtual_patient(
         given: dict[str, float] = {}
         items = [(s, "--set", "") for s in settings]
         items += [(s, "--lesion", f"lesion/{identity}.") for identity, _, more in read for s in more]
+        first = {f"lesion/{identity}.volume" for identity in names}
         for text, option, scope in items:
             written, value, unit = _quantity(text, option)
             full = model.table.resolve(scope + written)
-            if full in given:
-                raise InputError(f"{full} is given twice", expected="one value", kind="input.quantity")
+            if full in given or full in first:
+                raise InputError(
+                    f"{full} is given twice",
+                    expected="one value",
+                    remedy="leave one out; the volume of a lesion comes first, --lesion L1=12.5mL",
+                    kind="input.quantity",
+                )
             given[full] = _converted(full, value, unit, model.table[full].unit)
         virtual = Virtual(model, given, people)
         model.quantities(virtual.values)
@@ -202,6 +209,7 @@ def administration(
 ) -> Administration:
     """One administration; a product fills in what is not given. Raises InputError `input.schedule` naming what is missing."""
     name = product or "of the command line"
+    nuclide = None if nuclide is None else normalise_name(nuclide)
     if product is not None:
         table = _products()
         if product not in table:

@@ -75,7 +75,9 @@ class Rule:
                 kind="model.unit",
             )
         if self.bound not in BOUNDS:
-            raise ModelError(f"{self.name} has the bound {self.bound!r}", expected=f"one of {list(BOUNDS)}", kind="model.rule")
+            raise ModelError(
+                f"{self.name} has the bound {self.bound!r}", expected=f"one of {', '.join(BOUNDS)}", kind="model.rule"
+            )
 
     @property
     def scope(self) -> str:
@@ -441,14 +443,24 @@ class RuleTable(Mapping[str, Rule]):
         if not bad.any():
             return
         name, at = rule.name, np.flatnonzero(bad)[0]
-        causes = [n for n in given if n in _ancestors(name, plan.graph)]
         follows = "" if name in given else f", which follows from {rule.rule}"
         raise ModelError(
             f"{name} = {np.atleast_1d(real)[at]:g} {rule.unit}{follows}" + (f", in member {at}" if value.ndim else ""),
             expected=BOUNDS[rule.bound],
-            remedy=f"correct {', '.join(causes) or name}",
+            remedy=f"correct {name if name in given else self._causes(name, at, plan, given)}",
             kind="model.value",
         )
+
+    def _causes(self, name: str, member: int, plan: _Plan, given: Quantities) -> str:
+        """What is given and a quantity follows from, the three that are furthest from their usual value."""
+        found = []
+        for cause in (n for n in given if n in _ancestors(name, plan.graph)):
+            value = float(np.ravel(np.real(given[cause]))[member if given[cause].size > 1 else 0])
+            usual = float(np.real(self._base[cause]))
+            far = abs(math.log(value / usual)) if value > 0 and usual > 0 else math.inf
+            found.append((far, f"{cause} = {value:g} {self._entries[cause][0].rule.unit} (usually {usual:g})"))
+        furthest = [words for _, words in sorted(found, key=lambda f: -f[0])[:3]]
+        return ", ".join(furthest) or name
 
     # use
 

@@ -103,7 +103,8 @@ def conversion(found: str, wanted: str, what: str) -> float:
     try:
         theirs, ours = parse_unit(found), parse_unit(wanted)
     except UnitError as error:
-        raise UnitError(f"{what}: {error.found}", expected=f"{wanted}, or one that converts to it ({error.expected})") from None
+        expected = "a number without a unit" if wanted.strip() == "1" else f"{wanted}, or one that converts to it"
+        raise UnitError(f"{what}: {error.found}", expected=f"{expected} ({error.expected})") from None
     if any(abs(a - b) > 1e-9 for a, b in zip(ours.powers, theirs.powers, strict=True)):
         raise UnitError(
             f"{what} is given in {found}", expected=f"{wanted}, or a unit that converts to it", remedy="correct the unit"

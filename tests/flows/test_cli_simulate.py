@@ -204,6 +204,26 @@ def test_a_borrowed_ligand_and_a_vial_that_no_chemistry_makes_are_noted(capsys: 
     assert any("numerical reference case" in n for n in notes)
 
 
+def test_a_patient_whom_the_population_does_not_hold_is_noted(capsys: pytest.CaptureFixture[str]) -> None:
+    notes = " ".join(told(capsys, *LUTETIUM, "--set", "female=1", "--without", "kidney_right")["notes"])
+    for words in ("a woman, whose height and weight", "kidney_left alone", "--without prostate"):
+        assert words in notes
+    notes = " ".join(told(capsys, *LUTETIUM, "--set", "female=1", "--without", "prostate")["notes"])
+    assert "a woman, whose height" in notes
+    assert "--without prostate" not in notes
+    for name in ("psma", "psma_reduced"):
+        notes = " ".join(told(capsys, name, *LUTETIUM)["notes"])
+        assert "woman" not in notes
+        assert "kidney" not in notes.replace("kidneys.R_density", "")
+
+
+def test_a_nuclide_has_one_name_however_it_is_written(capsys: pytest.CaptureFixture[str]) -> None:
+    run = told(capsys, *LUTETIUM[:2], "--nuclide", "177Lu", *LUTETIUM[4:])
+    assert {row["nuclide"] for row in run["tia"]} == {"Lu-177"}
+    assert hours(run) == hours(told(capsys, *LUTETIUM))
+    assert hours(told(capsys, "--product", "Lu-177-PSMA-617", "--nuclide", "lu177"))["liver"] > 0
+
+
 def test_parameters_are_printed_with_value_unit_status_and_source(capsys: pytest.CaptureFixture[str]) -> None:
     code, out = called(
         capsys, "psma_reference", "--show-parameters", "--set", "kidneys.R_density=20", "--set", "kidneys.GFR=0.1"
@@ -484,6 +504,9 @@ def test_the_same_command_writes_the_same_bytes(capsys: pytest.CaptureFixture[st
         ((*LUTETIUM, "--lesion", "L1"), "input.quantity", ["--lesion 'L1'"]),
         ((*LUTETIUM, "--lesion", "L 1/x=3"), "input.lesion", ["'L 1/x'", "letters"]),
         ((*LUTETIUM, "--lesion", "L1=-3"), "input.lesion", ["L1 has -3 mL", "above 0"]),
+        ((*LUTETIUM, "--lesion", "L1=12.5,volume=3"), "input.quantity", ["lesion/L1.volume is given twice", "L1=12.5mL"]),
+        ((*LUTETIUM, "--set", "kidneys.volume=300"), "model.value", ["rest.volume", "correct kidneys.volume = 300 L (usually"]),
+        ((*LUTETIUM, "--set", "hematocrit=37%"), "input.unit", ["'%'", "a number without a unit"]),
         ((*LUTETIUM, "--lesion", "L1=3 g"), "input.unit", ["lesion L1", "given in g"]),
         ((*LUTETIUM, "--lesion", "L1=3,density=4"), "model.quantity", ["lesion/L1.density", "lesion/L1.R_density"]),
         ((*LUTETIUM, "--lesion", "L1=3", "--lesion", "L1=4"), "input.lesion", ["L1 is given twice"]),
