@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from tdt_core.kinetics.ladder import Covariates, register, to_natural
 from tdt_core.kinetics.network import Binding, Network, Pool, State, Transfer, labelled
-from tdt_core.kinetics.ode_rung import System
+from tdt_core.kinetics.ode_rung import System, by_name
 from tdt_core.kinetics.pbrpk import SINK
 from tdt_core.kinetics.rules import Quantities, Rule, RuleTable, number_text
 from tdt_core.kinetics.sum_of_exponentials import SumOfExponentials
@@ -227,8 +227,8 @@ class Compartmental:
         def quantities(theta: npt.NDArray[Any]) -> dict[str, Any]:
             return dict(zip(self.parameters, to_natural(self.parameters, theta).T, strict=True))
 
-        shares = np.array([[float(name == r.name) for name in self.ode.regions] for r in self.regions])
-        return System(self.ode, quantities, shares, RTOL)
+        shares = by_name([r.name for r in self.regions], self.ode.regions)
+        return System(self.ode, quantities, lambda given: shares, RTOL)
 
     def activity(self, theta: FloatArray, administration: Administration, times_h: FloatArray) -> FloatArray:
         """See `KineticModel.activity`."""

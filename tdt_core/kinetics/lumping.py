@@ -24,7 +24,7 @@ import numpy as np
 import xarray as xr
 
 from tdt_core.errors import ModelError
-from tdt_core.kinetics.pbrpk import PBRPK, TEMPLATES, VARIANTS, VENOUS, Array, Organ
+from tdt_core.kinetics.pbrpk import PBRPK, SINK, TEMPLATES, VARIANTS, VENOUS, Array, Organ
 from tdt_core.kinetics.rules import Rule
 from tdt_core.parameters import Status
 
@@ -199,9 +199,10 @@ def shares(model: PBRPK, parameters: Mapping[str, Any] | None = None) -> xr.Data
     left and right, all of this is by volume.
     """
     values = model.quantities(parameters)
-    organs, regions = whole(model).regions, model.regions
+    regions = model.regions
+    organs = (*(m.name for o in model.organs for m in o.members or (o,)), SINK)
     size = max((np.size(v) for v in values.values()), default=1)
-    out = np.zeros((size, len(organs), len(regions)))
+    out = np.zeros((size, len(organs), len(regions)), dtype=np.result_type(*values.values()))  # complex steps pass through
     for j, region in enumerate(regions):
         if region in organs:
             out[:, organs.index(region), j] = 1.0

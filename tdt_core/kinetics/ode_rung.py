@@ -5,7 +5,7 @@ One solve of the decay-free ligand amount serves any nuclide with the same amoun
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -32,44 +32,48 @@ class System:
     Attributes
     ----------
     quantities : (m, n) parameters, maybe complex -> given quantities of the model by name, () or (m,).
-    shares : (regions, model regions) share of each region of the model that a region of the patient holds.
+    shares : given quantities -> (m or 1, regions, model regions) share of each region of the model that a region of the
+        patient holds; complex where the quantities are.
     """
 
     model: OdeModel
     quantities: Callable[[npt.NDArray[Any]], Mapping[str, Any]]
-    shares: FloatArray
+    shares: Callable[[Mapping[str, Any]], npt.NDArray[Any]]
     rtol: float = 1e-6
 
     def activity(self, theta: FloatArray, administration: Administration, times_h: FloatArray) -> FloatArray:
         """See `KineticModel.activity`."""
         times, back = np.unique(np.asarray(times_h, dtype=float), return_inverse=True)
         run = self._run(administration, times)
-        amounts = np.einsum("ro,mto->mrt", self.shares, self._solve(run, np.atleast_2d(theta)).amounts)
-        return np.asarray((amounts * _mbq_per_nmol(run))[:, :, back])
+        found, shares = self._solve(run, np.atleast_2d(theta))
+        return np.asarray((shares @ np.swapaxes(found.amounts, 1, 2) * _mbq_per_nmol(run))[:, :, back])
 
     def time_integrated_activity(self, theta: FloatArray, administration: Administration) -> FloatArray:
         """See `KineticModel.time_integrated_activity`."""
         run = self._run(administration, np.zeros(0))
-        share = run.schedule[0].net_activity_mbq / run.scale_nmol
-        return np.asarray(self._solve(run, np.atleast_2d(theta)).integrals @ self.shares.T * (share / MIN_PER_H))
+        found, shares = self._solve(run, np.atleast_2d(theta))
+        mbq_per_nmol = run.schedule[0].net_activity_mbq / run.scale_nmol
+        return np.asarray((shares @ found.integrals[:, :, None])[:, :, 0] * (mbq_per_nmol / MIN_PER_H))
 
     def log_jacobian(self, theta: FloatArray, administration: Administration, times_h: FloatArray) -> FloatArray:
         """See `KineticModel.log_jacobian`; exact derivatives of the solver's steps, of the rules by complex step."""
         times, back = np.unique(np.asarray(times_h, dtype=float), return_inverse=True)
-        found = self._solve(self._run(administration, times), theta + 1j * COMPLEX_STEP * np.eye(theta.size))
+        found, shares = self._solve(self._run(administration, times), theta + 1j * COMPLEX_STEP * np.eye(theta.size))
         # the factors from amount to activity cancel in the logarithm
-        value, slope = (np.einsum("ro,pto->rtp", self.shares, x) for x in (found.amounts, found.amounts_slope))
-        return np.asarray((slope / np.maximum(value, 1e-300))[:, back])
+        amounts, turned = (np.swapaxes(x, 1, 2) for x in (found.amounts, found.amounts_slope))
+        slope = shares.real @ turned + shares.imag / COMPLEX_STEP @ amounts
+        return np.asarray(np.moveaxis(slope / np.maximum(shares.real @ amounts, 1e-300), 0, -1)[:, back])
 
-    def _solve(self, run: Run, theta: npt.NDArray[Any]) -> Solution:
-        """A solution for each row of (m, n) theta; where it is complex, with the derivative along its imaginary part."""
-        turned = run.network.gather(self.model.coefficients(self.quantities(theta)))
+    def _solve(self, run: Run, theta: npt.NDArray[Any]) -> tuple[Solution, npt.NDArray[Any]]:
+        """Solution and shares for each row of (m, n) theta; where it is complex, derivatives along its imaginary part."""
+        given = self.quantities(theta)
+        turned = run.network.gather(self.model.coefficients(given))
         turned = np.broadcast_to(turned, (len(theta), turned.shape[1]))
         directions = turned.imag / COMPLEX_STEP if np.iscomplexobj(theta) else None
         found = solve(run.tables, np.ascontiguousarray(turned.real), run.course, self.rtol, run.scale_nmol, directions)
         if found.failed.any():
             raise EstimationError(f"{int(found.failed.sum())} of {found.failed.size} solves failed", remedy="narrow the prior")
-        return found
+        return found, self.shares(given)
 
     def _run(self, administration: Administration, times_h: FloatArray) -> Run:
         if administration.amount_nmol is None:
@@ -80,6 +84,11 @@ class System:
                 kind="model.amount",
             )
         return _planned(self.model, replace(administration, time_h=0.0), tuple(times_h.tolist()), self.rtol)
+
+
+def by_name(regions: Sequence[str], organs: Sequence[str]) -> FloatArray:
+    """(1, regions, organs) shares where each region is the organ of its name, or none."""
+    return np.array([[[float(region == organ) for organ in organs] for region in regions]])
 
 
 @lru_cache(maxsize=64)  # a fit asks for the same scans again and again

@@ -9,9 +9,9 @@ and in images they hold spill-in and only what lies in the field of view.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,9 @@ import numpy.typing as npt
 from tdt_core.errors import ModelError
 from tdt_core.kinetics.ladder import Covariates, register, to_natural
 from tdt_core.kinetics.ligands import receptor_of
-from tdt_core.kinetics.ode_rung import System
-from tdt_core.kinetics.pbrpk import PBRPK
+from tdt_core.kinetics.lumping import lumped, reduced, shares
+from tdt_core.kinetics.ode_rung import System, by_name
+from tdt_core.kinetics.pbrpk import COMMON, PBRPK
 from tdt_core.kinetics.population import Population, population
 from tdt_core.kinetics.sum_of_exponentials import SumOfExponentials
 from tdt_core.parameters import Parameter, ParameterTable, packaged_csv, packaged_table
@@ -36,6 +37,16 @@ ORGAN_OF = {"prostate_bed": "prostate"}
 """Regions that the model names otherwise."""
 
 
+def same(model: PBRPK) -> PBRPK:
+    """The whole body as it is."""
+    return model
+
+
+def with_albumin(model: PBRPK) -> PBRPK:
+    """The whole body with explicit binding to albumin."""
+    return model.with_options(plasma_binding="albumin")
+
+
 @dataclass(frozen=True)
 class WholeBody:
     """The rung `whole_body`."""
@@ -44,6 +55,7 @@ class WholeBody:
     regions: tuple[Region, ...]
     covariates: tuple[tuple[str, float], ...] = ()
     name: str = "whole_body"
+    change: Callable[[PBRPK], PBRPK] = same
     tolerance: float = 1e-5
 
     @cached_property
@@ -77,11 +89,7 @@ class WholeBody:
         kidneys = {r.name for r in self.regions if r.organ == "kidneys"}
         absent = [o.name for o in model.organs if kidneys and o.template == "paired_kidney" and o.name not in kidneys]
         lesions = {r.name: {"volume": r.volume_ml / 1000.0} for r in self.regions if r.organ == "lesions"}
-        return model.without(*absent, "tumour_rest").with_lesions(lesions)
-
-    @cached_property
-    def _binding(self) -> frozenset[str]:
-        return frozenset(o.name for o in self._base.organs if o.binds)
+        return self.change(model.without(*absent, "tumour_rest").with_lesions(lesions))
 
     @cached_property
     def _fixed(self) -> Mapping[str, float]:
@@ -90,14 +98,15 @@ class WholeBody:
         tumours = {n.rpartition(".")[2]: v for n, v in typical.items() if n.startswith("tumour_rest.")}
         given = {n: v for n, v in typical.items() if not n.startswith("tumour_rest.")}
         for region in self.regions:
-            organ = self._place.get(region.name, "")
             if region.organ == "lesions":
-                given |= {f"{organ}.{q}": v for q, v in tumours.items()}
-            if organ in self._binding:
-                given[f"{organ}.volume"] = region.volume_ml / 1000.0
+                given |= {f"{region.name}.{q}": v for q, v in tumours.items()}
+            if region.name in self._place:
+                given[f"{self._place[region.name]}.volume"] = region.volume_ml / 1000.0
         given |= dict(self.covariates)
         if "blood.creatinine" in dict(self.covariates):
             given.pop("body.eGFR", None)
+        if self._base.plasma_binding == "albumin":
+            given["ligand.K_D_albumin"] = _dissociation(given["blood.free_fraction"], self._base)
         return {n: v for n, v in given.items() if n in self._base.table}
 
     @cached_property
@@ -107,8 +116,10 @@ class WholeBody:
         table = []
         for row in self._rows:
             scopes = [(r.name, self._place[r.name]) for r in self.regions if r.organ == row["organ"] and r.name in self._place]
-            for region, organ in scopes or ([(row["organ"], row["organ"])] if row["organ"] in ("body", "blood") else []):
+            for region, organ in scopes or ([(row["organ"], row["organ"])] if row["organ"] in COMMON else []):
                 quantity = f"{organ}.{row['quantity']}"
+                if quantity not in values:
+                    continue  # of another form of plasma binding
                 table.append(
                     Parameter(
                         f"{region}.{row['quantity']}",
@@ -142,8 +153,6 @@ class WholeBody:
     def _system(self, ligand: str) -> System:
         """The model of a ligand of the same receptor; the imaging agent's differs in its own rows only."""
         if ligand not in self._systems:
-            organs = self._base.regions
-            shares = np.array([[float(self._place.get(r.name) == o) for o in organs] for r in self.regions])
             own = ligand == self.ligand
             model = self._base if own else self._base.with_ligand(ligand)
             fixed = {n: v for n, v in self._fixed.items() if own or not n.startswith("ligand.")}
@@ -152,8 +161,16 @@ class WholeBody:
             def quantities(theta: npt.NDArray[Any]) -> dict[str, Any]:
                 return fixed | dict(zip(self._names, to_natural(table, theta).T, strict=True))
 
-            self._systems[ligand] = System(model, quantities, shares, self.tolerance)
+            self._systems[ligand] = System(model, quantities, self._shares, self.tolerance)
         return self._systems[ligand]
+
+    def _shares(self, given: Mapping[str, Any]) -> npt.NDArray[Any]:
+        """Of the model's organs, merged ones apart again, what each region holds."""
+        regions = [self._place.get(r.name, "") for r in self.regions]
+        if not any(o.members for o in self._base.organs):
+            return by_name(regions, self._base.regions)
+        parts = shares(self._base, given).transpose(..., "organ", "region")
+        return np.asarray(by_name(regions, [str(o) for o in parts["organ"].to_numpy()]) @ parts.to_numpy())
 
     def activity(self, theta: FloatArray, administration: Administration, times_h: FloatArray) -> FloatArray:
         """See `KineticModel.activity`."""
@@ -185,6 +202,21 @@ class WholeBody:
         return [i for i, r in enumerate(self.regions) if r in self._outside]
 
 
+def _dissociation(free_fraction: float, model: PBRPK) -> float:
+    """K_D (nmol/L) with which albumin leaves the free fraction that the population was calibrated with."""
+    albumin = float(model.quantities()["blood.albumin_concentration"])
+    return albumin * free_fraction / (1.0 - free_fraction)
+
+
+FORMS: Mapping[str, Callable[[PBRPK], PBRPK]] = {
+    "reduced_body": reduced,
+    "lumped_body": lumped,
+    "whole_body": same,
+    "whole_body_albumin": with_albumin,
+}
+"""Rung -> what it makes of the patient's whole body, the simplest first."""
+
+
 def _with_amount(administration: Administration) -> Administration:
     """An image's agent with a tracer's amount where none was recorded: uptake is close to linear there."""
     if administration.amount_nmol is None and administration.intent == "imaging":
@@ -192,7 +224,7 @@ def _with_amount(administration: Administration) -> Administration:
     return administration
 
 
-def _build(ligand: str, regions: Sequence[Region], covariates: Covariates) -> WholeBody:
+def _build(name: str, ligand: str, regions: Sequence[Region], covariates: Covariates) -> WholeBody:
     receptor = receptor_of(ligand)
     if receptor not in MODEL_OF:
         raise ModelError(
@@ -201,7 +233,8 @@ def _build(ligand: str, regions: Sequence[Region], covariates: Covariates) -> Wh
             remedy="use the rung sum_of_exponentials",
             kind="model.ligand",
         )
-    return WholeBody(ligand, tuple(regions), tuple(sorted(covariates.items())))
+    return WholeBody(ligand, tuple(regions), tuple(sorted(covariates.items())), name, FORMS[name])
 
 
-register("whole_body", _build)
+for _name in FORMS:
+    register(_name, partial(_build, _name))

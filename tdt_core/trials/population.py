@@ -70,6 +70,7 @@ def scan_times(table: ParameterTable) -> FloatArray:
 
 def budget_of(table: ParameterTable, organ: str) -> ErrorBudget:
     """Error budget of an organ's activity by the table of simulated measurements."""
+
     def part(kind: str) -> float:
         name = f"{kind}.{organ}"
         return table.value(name if name in table else f"{kind}.default")
