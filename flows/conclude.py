@@ -102,6 +102,10 @@ def warnings(posterior: Posterior, product: Product, treated: bool, ledger: Dose
     if not treated:
         found.append(f"Nothing was given for therapy yet: doses are prospective, for {product.standard_activity_mbq:.0f} MBq.")
     found += [
+        f"Fitted with {posterior.model}, not with {row['rung']}: {row['reason']}."
+        for row in posterior.diagnostics.get("refused", ())
+    ]
+    found += [
         f"The model fits {organ} poorly (chi-square per datum {misfit['two_j'] / misfit['n_obs']:.1f}, about 1 is expected): "
         "read its interval with care."
         for organ, misfit in poorly_fitted(posterior.diagnostics).items()

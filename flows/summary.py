@@ -140,6 +140,8 @@ def assumed_rows(
         if key not in seen:
             seen.add(key)
             rows.append({"name": ".".join(key), "value": p.value, "unit": p.unit, "source": p.source})
+    for p in model.background.assumed():
+        rows.append({"name": p.name, "value": p.value, "unit": p.unit, "source": p.source})
     for organ, tissue in tissues.items():
         if tissue.status == "assumed" and organ in organs.values():
             rows.append({"name": f"{organ}.alpha_beta", "value": tissue.alpha_beta_gy, "unit": "Gy", "source": tissue.source})

@@ -222,6 +222,11 @@ class Compartmental:
         """Population medians and spreads, plasma first, then region by region."""
         return population(self.ligand, self.regions)
 
+    @property
+    def background(self) -> ParameterTable:
+        """The share of released ligand that returns to plasma."""
+        return ParameterTable([packaged_table("kinetics_compartmental.csv")[RETURNED]])
+
     @cached_property
     def _system(self) -> System:
         def quantities(theta: npt.NDArray[Any]) -> dict[str, Any]:

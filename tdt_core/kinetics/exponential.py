@@ -61,6 +61,11 @@ class Exponentials:
         """Parameters of one region."""
         return QUANTITIES[self.phases]
 
+    @property
+    def background(self) -> ParameterTable:
+        """Nothing: all of its numbers are estimated."""
+        return ParameterTable([])
+
     @cached_property
     def parameters(self) -> ParameterTable:
         """Medians and spreads of every region, named `region.quantity`."""

@@ -38,6 +38,10 @@ class KineticModel(Protocol):
     def parameters(self) -> ParameterTable:
         """Population parameters, n of them, in the order of theta."""
 
+    @property
+    def background(self) -> ParameterTable:
+        """Numbers that the rung rests on and does not estimate, with status and source."""
+
     def activity(self, theta: FloatArray, administration: Administration, times_h: FloatArray) -> FloatArray:
         """(m, n) theta, (t,) hours after the administration -> (m, regions, t) MBq, decay included."""
 

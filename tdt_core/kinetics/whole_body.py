@@ -97,11 +97,13 @@ class WholeBody:
         typical = self._population.typical()
         tumours = {n.rpartition(".")[2]: v for n, v in typical.items() if n.startswith("tumour_rest.")}
         given = {n: v for n, v in typical.items() if not n.startswith("tumour_rest.")}
+        binding = {o.name for o in self._population.model.organs if o.binds}  # their segmented volume is the model's
         for region in self.regions:
             if region.organ == "lesions":
                 given |= {f"{region.name}.{q}": v for q, v in tumours.items()}
-            if region.name in self._place:
-                given[f"{self._place[region.name]}.volume"] = region.volume_ml / 1000.0
+            organ = ORGAN_OF.get(region.name, region.name)
+            if organ in binding or region.organ == "lesions":
+                given[f"{organ}.volume"] = region.volume_ml / 1000.0
         given |= dict(self.covariates)
         if "blood.creatinine" in dict(self.covariates):
             given.pop("body.eGFR", None)
@@ -134,6 +136,19 @@ class WholeBody:
         order = {r.name: i for i, r in enumerate(self.regions)}
         table.sort(key=lambda p: order.get(p.name.rpartition(".")[0], -1))
         return ParameterTable([*table, *(self._described.parameters.values() if self._described else ())])
+
+    @cached_property
+    def background(self) -> ParameterTable:
+        """Numbers of the model and of its population that are neither estimated nor known of the patient."""
+        table = dict(self._base.parameters) | {
+            n: p for n, p in self._population.table.parameters.items() if n in self._base.table
+        }
+        patient = {f"{ORGAN_OF.get(r.name, r.name)}.volume" for r in self.regions}
+        own = {*self._names, *dict(self.covariates), *patient}
+        values = self._base.quantities(self._fixed)
+        return ParameterTable(
+            [replace(p, value=float(values[n]), distribution="fixed", sd=0.0) for n, p in table.items() if n not in own]
+        )
 
     @cached_property
     def _own(self) -> int:

@@ -22,6 +22,9 @@ FloatArray = npt.NDArray[np.float64]
 
 UNGROUPED = ("lesions", "rest")
 
+NEGLIGIBLE_RATE = 1e-4
+"""Share of a region's highest dose rate below which its curve counts as zero."""
+
 
 @dataclass(frozen=True)
 class Tissue:
@@ -88,6 +91,8 @@ def lea_catcheside_by_region(
     """
     times = np.concatenate([[0.0], np.geomspace(0.02, 1500.0, 160)])
     rate = np.maximum(model.activity(theta, administration, times), 0.0)
+    # further down a solver's curve is noise that may rise; the dose left there is nothing
+    rate[rate < NEGLIGIBLE_RATE * rate.max(axis=-1, keepdims=True)] = 0.0
     g = np.full((len(model.regions), len(theta)), np.nan)
     for i, region in enumerate(model.regions):
         if region.organ in tissues:

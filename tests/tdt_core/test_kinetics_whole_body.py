@@ -54,7 +54,7 @@ def test_kidneys_and_glands_are_those_of_the_model_simulated_with_the_same_quant
     simulated = simulate(model, {**typical, **KNOWN, **volumes}, [GIVEN], TIMES)["activity_mbq"].sel(label="total").sum("part")
     rung = whole_body()
     mine = by_name(rung, rung.activity(median(rung), GIVEN, TIMES))
-    for name in ("kidney_left", "kidney_right", "parotid_left", "liver", "lesion/L1"):
+    for name in ("kidney_left", "kidney_right", "parotid_left", "lesion/L1"):
         np.testing.assert_allclose(mine[name], simulated.sel(region=name), rtol=1e-4)
 
 
@@ -94,8 +94,9 @@ def test_poorer_kidneys_leave_more_ligand_to_the_organs():
 def test_one_segmented_kidney_is_the_only_one():
     two, one = whole_body(), whole_body(REGIONS[1:])
     assert "kidney_left.R_density" not in one.parameters
-    after, before = (by_name(r, r.time_integrated_activity(median(r), GIVEN))["kidney_right"] for r in (one, two))
-    assert after > 1.2 * before  # all of the filtrate and of the flow goes through it
+    after, before = (by_name(r, r.time_integrated_activity(median(r), GIVEN)) for r in (one, two))
+    assert after["kidney_right"] > before["kidney_right"]  # it takes all of the filtrate; its receptors set what it keeps
+    np.testing.assert_allclose(after["parotid_left"], before["parotid_left"], rtol=0.05)  # the eGFR is the patient's
 
 
 def test_an_image_without_an_amount_is_taken_as_a_tracer_and_a_therapy_without_one_is_refused():
