@@ -206,6 +206,8 @@ def test_what_is_off_bounds_or_cannot_be_exported_is_refused():
         simulate(FOLLOWED, leaving("Ac-225", 1.2), [vial("Ac-225")], [1.0])
     with pytest.raises(ModelError, match="follows daughters"):
         sbml.export(FOLLOWED)
+    with pytest.raises(ModelError, match="Bi-213 free apart"):
+        sbml.read(sbml.export(FOLLOWED, None, [vial("Ac-225")]))
     with pytest.raises(ModelError, match="one of none, followed"):
         BODY.with_options(daughters="yes")
     with pytest.raises(ModelError, match="no quantity named"):

@@ -309,8 +309,8 @@ def test_one_ligand_is_run_as_before():
         (lambda: simulate(REFERENCE, {"PSMA-11/ligand.K_d": 2.0}, PAIR, [1.0]), ModelError, "model.quantity", "ligand.K_D"),
         (lambda: simulate(REFERENCE, {}, [*PAIR, vial("DOTATATE", 9.0)], [1.0]), ModelError, "model.ligand", "SSTR2"),
         (lambda: simulate(REFERENCE, {}, [cold("A", 9.0)], [1.0]), InputError, "input.schedule", "without activity"),
-        (lambda: sbml.export(REFERENCE, {}, PAIR), InputError, "input.schedule", "one ligand"),
-        (lambda: sbml.export(REFERENCE, {}, [vial("A", 9.0), cold("A", 9.0)]), InputError, "input.schedule", "cold ligand"),
+        (lambda: sbml.export(REFERENCE, {}, PAIR, labels=("ligand",)), ModelError, "model.sbml", "no labels"),
+        (lambda: sbml.read(sbml.export(REFERENCE, {}, PAIR)), ModelError, "model.sbml", "PSMA-617 cold"),
         (
             lambda: sensitivities(REFERENCE, {"PSMA-11/ligand.K_D": 3.0}, ["ligand.K_D"], PAIR, [1.0]),
             ModelError,

@@ -16,7 +16,7 @@ from tdt_core.kinetics.exchange import options_of
 from tdt_core.kinetics.network import Binding, Network, Pool, State, Transfer
 from tdt_core.kinetics.pbrpk import TABLES, pbrpk
 from tdt_core.kinetics.simulation import simulate
-from tdt_core.nuclides import nuclide
+from tdt_core.nuclides import decays_per_parent_decay, nuclide
 from tdt_core.twin import Administration
 
 REFERENCE = pbrpk("psma_reference")
@@ -69,6 +69,70 @@ def _assert_agree(found, wanted, floor):
 def test_libsbml_has_nothing_to_say_about_an_export(schedule, labels):
     text = sbml.export(LESIONS, None, schedule, labels=labels, nuclide="Lu-177", integrals=True)
     assert complaints(text) == []
+
+
+PAIR = [
+    Administration(0.0, "cold", "PSMA-11", "", 0.0, 20.0),
+    Administration(1.0, "scan", "PSMA-11", "Ga-68", 150.0, 5.0),
+    Administration(4.0, "vial", "PSMA-617", "Ac-225", 8.0, 110.0, duration_h=0.5),
+]
+
+
+def test_libsbml_has_nothing_to_say_about_species_counted_apart():
+    body = LESIONS.with_options(daughters="followed", turnover="explicit", release="recycled")
+    assert complaints(sbml.export(body, {"PSMA-11/ligand.K_D": 3.0}, PAIR, integrals=True)) == []
+
+
+def test_ligands_and_daughters_counted_apart_have_their_own_numbers():
+    body = REFERENCE.with_options(daughters="followed")
+    given = {"PSMA-11/ligand.K_D": 3.0, "Ac-225/Bi-213.leaving": 0.7, "Bi.retained": 0.4}
+    ids = sbml.identifiers(body, schedule=PAIR)
+    document = libsbml.readSBMLFromString(sbml.export(body, given, PAIR))
+    model = document.getModel()
+
+    def value(name):
+        return model.getParameter(ids.coefficients[name]).getValue()
+
+    assert value("PSMA-11/ligand.k_off") == pytest.approx(3.0 * 0.09)
+    assert value("PSMA-617/ligand.k_off") == pytest.approx(1.0 * 0.09)
+    assert "PSMA-11" in model.getParameter(ids.coefficients["PSMA-11/ligand.k_off"]).getName()
+    assert "K_D*k_on" in model.getParameter(ids.coefficients["PSMA-11/ligand.k_off"]).getNotesString()
+    yields = {
+        p.getName().removeprefix("yield of "): p.getValue() for p in model.getListOfParameters() if "yield" in p.getName()
+    }
+    branching = decays_per_parent_decay("Ac-225")["Bi-213"]
+    shares = {"on ligand": 0.3, "free": 0.7, "kept": 0.28, "let out": 0.42}
+    assert yields == pytest.approx({f"Ac-225/Bi-213 {where}": branching * share for where, share in shares.items()})
+    units = {p.getUnits() for p in model.getListOfParameters() if "yield" in p.getName()}
+    assert units == {"dimensionless"}
+
+
+def test_atoms_that_decayed_are_daughters_there_or_decayed_when_libroadrunner_runs_the_export():
+    """In the closed body: what parents lose to decay, times the branching, is the daughters and what they lost to decay."""
+    body = REFERENCE.with_options(daughters="followed")
+    ids = sbml.identifiers(body, schedule=[PAIR[-1]])
+    text = sbml.export(body, None, [PAIR[-1]], integrals=True)
+    labels = ("Ac-225", "Bi-213 on ligand", "Bi-213 free")
+    present = [[i for s, i in ids.states.items() if s.startswith(f"{label}/")] for label in labels]
+    integrals = [[ids.integrals[label, r] for r in body.regions] for label in labels]
+    columns = [*present, *integrals]
+    ran = run(text, [30.0, 100.0], [i for ids_of in columns for i in ids_of])
+    sums = [part.sum(axis=1) for part in np.split(ran, np.cumsum([len(c) for c in columns])[:-1], axis=1)]
+    decays = [nuclide(n).decay_constant_per_h / 60.0 for n in ("Ac-225", "Bi-213", "Bi-213")]
+    born = decays_per_parent_decay("Ac-225")["Bi-213"] * decays[0] * sums[3]
+    assert born.min() > 0
+    np.testing.assert_allclose(sums[1] + sums[2] + decays[1] * sums[4] + decays[2] * sums[5], born, rtol=1e-6)
+
+
+def test_an_export_of_cold_ligand_and_one_vial_is_a_total_that_reads_back():
+    given = [replace(PAIR[0], ligand="PSMA-617"), FIRST]
+    found = simulate(REFERENCE, None, given, [0.5, 24.0])
+    states = [s for s in REFERENCE.network().states if s.part == "bound"]
+    ids = sbml.identifiers(REFERENCE)
+    text = sbml.export(REFERENCE, None, given)
+    ran = run(text, [0.5, 24.0], [ids.states[s.name] for s in states])
+    wanted = found.amount_nmol.sel(label="total", part="bound", region=[s.region for s in states])
+    np.testing.assert_allclose(ran.T, wanted, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +240,11 @@ def test_identifiers_differ_even_where_names_do_not_in_letters():
             InputError, "model.amount", r"at 0 h has no ligand amount",
         ),
         (
-            lambda: sbml.export(REFERENCE, None, [FIRST, replace(LATER, ligand="PSMA-11")]),
+            lambda: sbml.export(REFERENCE, None, [FIRST, replace(LATER, ligand="PSMA-11")], labels=("hot", "cold")),
+            ModelError, "model.sbml", r"PSMA-617, PSMA-11",
+        ),
+        (
+            lambda: sbml.export(sbml.read(sbml.export(REFERENCE)), None, [FIRST, replace(LATER, ligand="PSMA-11")]),
             InputError, "input.schedule", r"PSMA-11, PSMA-617",
         ),
         (

@@ -15,7 +15,8 @@ from tdt_core.errors import ModelError
 
 ANNOTATION = "urn:theranostic-digital-twin:sbml:2"
 """Namespace of the element `model` in a model's annotation. Its children: `entry`, the `species` that administrations enter;
-`option`s and `given` parameters by `name` and `value`."""
+`option`s and `given` parameters by `name` and `value`; of several ligands, or with daughters, each `label` that is counted
+`apart`."""
 
 TIME_UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 """Seconds."""
@@ -84,6 +85,12 @@ def _check_errors(document: Any) -> None:
 
 
 def _check_subset(model: Any) -> None:
+    if apart := annotated(model, "apart"):
+        raise outside(
+            f"an export that counts {', '.join(a.get('label', '') for a in apart)} apart",
+            "one ligand, without daughters",
+            "read the exports of each ligand without followed daughters, or simulate the file with a general SBML tool",
+        )
     for event in model.getListOfEvents():
         raise outside(f"the event {event.getId()!r}", "none", "remove it; administrations come with the schedule of simulate")
     for rule in model.getListOfRules():

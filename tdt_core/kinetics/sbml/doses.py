@@ -6,26 +6,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tdt_core.errors import ModelError
-from tdt_core.kinetics.schedules import MIN_PER_H, amount_nmol
+from tdt_core.kinetics.schedules import MIN_PER_H, administered, amount_nmol
 from tdt_core.nuclides import nuclide as nuclide_of
 from tdt_core.twin import Administration
 
 
 @dataclass(frozen=True)
 class Dose:
-    """One administration: minutes after the first, nmol of each label, nuclide of each radioactive one."""
+    """One administration: minutes after the first, nmol of each label, nuclide of each radioactive one, label of the cold."""
 
     start_min: float
     duration_min: float
     amounts: Mapping[str, float]
     nuclides: Mapping[str, str]
+    cold: str
 
 
 def nuclides_of(
     labels: tuple[str, ...], named: str | None, given: Sequence[Administration], integrals: bool
 ) -> Mapping[str, str]:
     """Nuclide of each radioactive label; of the only label where its integrals need one."""
-    used = tuple(dict.fromkeys(a.nuclide for a in given))
+    used = administered(given)
     radioactive = labels[:-1] if len(labels) > 1 else labels if integrals else ()
     if not labels or len(set(labels)) < len(labels) or any("/" in label for label in labels):
         raise ModelError(f"labels {labels}", expected="different names without a slash", kind="model.label")
@@ -53,18 +54,24 @@ def nuclides_of(
     return out
 
 
-def dose_of(a: Administration, labels: tuple[str, ...], hot: Mapping[str, str], origin_h: float) -> Dose:
+def dose_of(a: Administration, hot: Mapping[tuple[str, str], str], cold: Mapping[str, str], origin_h: float) -> Dose:
     """What one administration brings to each label.
+
+    Parameters
+    ----------
+    hot : (ligand, nuclide) -> radioactive label, none where only the total is counted. cold : ligand -> label of the rest. The
+        ligand "" is any.
 
     Raises
     ------
     ModelError `model.amount` for more radioactive ligand than ligand.
     """
-    total = amount_nmol(a)
+    ligand = "" if "" in cold else a.ligand
+    total, rest = amount_nmol(a), cold[ligand]
     start_min, duration_min = (a.time_h - origin_h) * MIN_PER_H, a.duration_h * MIN_PER_H
-    if len(labels) == 1:
-        return Dose(start_min, duration_min, {labels[0]: total}, {})
-    label = next(n for n in labels[:-1] if hot[n] == a.nuclide)
+    if not hot or not a.nuclide:
+        return Dose(start_min, duration_min, {rest: total}, {}, rest)
+    label = hot[ligand, a.nuclide]
     radioactive = a.net_activity_mbq / nuclide_of(a.nuclide).mbq_per_nmol
     if radioactive > total * (1 + 1e-9):
         raise ModelError(
@@ -73,5 +80,5 @@ def dose_of(a: Administration, labels: tuple[str, ...], hot: Mapping[str, str], 
             remedy="correct the activity or the ligand amount",
             kind="model.amount",
         )
-    amounts = {label: radioactive, labels[-1]: max(total - radioactive, 0.0)}
-    return Dose(start_min, duration_min, amounts, {label: a.nuclide})
+    amounts = {label: radioactive, rest: max(total - radioactive, 0.0)}
+    return Dose(start_min, duration_min, amounts, {label: a.nuclide}, rest)

@@ -6,7 +6,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from tdt_core.kinetics.network import Network
+from tdt_core.kinetics.sbml.counts import counts_of
 from tdt_core.kinetics.simulation import OdeModel
+from tdt_core.twin import Administration
 
 _RESERVED = {"time", "pi", "avogadro", "exponentiale", "infinity", "inf", "nan", "notanumber", "true", "false", "delay"}
 
@@ -20,9 +23,18 @@ class Identifiers(NamedTuple):
     integrals: Mapping[tuple[str, str], str]
 
 
-def identifiers(model: OdeModel, labels: Sequence[str] = ("ligand",)) -> Identifiers:
-    """What `export` calls everything for these labels, so that a tool's inputs and outputs can be set and read by name."""
-    network = model.network(tuple(labels))
+def identifiers(
+    model: OdeModel, labels: Sequence[str] | None = None, schedule: Sequence[Administration] | None = None
+) -> Identifiers:
+    """What `export` calls everything for these arguments, so that a tool's inputs and outputs can be set and read by name."""
+    if labels is None:
+        counts = counts_of(model, None, schedule)
+        return named(model, counts.network, counts.labels)
+    return named(model, model.network(tuple(labels)), labels)
+
+
+def named(model: OdeModel, network: Network, labels: Sequence[str]) -> Identifiers:
+    """Identifiers of a model's regions, and of a network and its labels."""
     taken: set[str] = set()
 
     def table(names: Iterable[str]) -> dict[str, str]:

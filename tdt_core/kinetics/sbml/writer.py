@@ -7,6 +7,7 @@ value, every transfer, binding and production is one irreversible reaction:
     binding     k S (capacity - members)     k in 1/(nmol min), capacity in nmol
     production  k S, without taking from S   k in 1/min
     decay       lambda S                     from a radioactive label to the cold one in the same place
+    birth       lambda yield S               a daughter, by the decay of its parent, which another reaction takes off
 
 Time is in minutes after the first administration (time 0 without a schedule), because many tools start at 0.
 """
@@ -15,31 +16,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
-from xml.sax.saxutils import escape, quoteattr
 
 import libsbml
 import numpy as np
 
 from tdt_core.errors import ModelError
 from tdt_core.kinetics.exchange import options_of
-from tdt_core.kinetics.network import Network
-from tdt_core.kinetics.rules import RuleTable
+from tdt_core.kinetics.pbrpk import PBRPK
+from tdt_core.kinetics.sbml.counts import Counts, counts_of
 from tdt_core.kinetics.sbml.document import ANNOTATION
-from tdt_core.kinetics.sbml.doses import Dose, dose_of, nuclides_of
-from tdt_core.kinetics.sbml.names import Identifiers, identifier_of, identifiers, printable
+from tdt_core.kinetics.sbml.doses import Dose, dose_of
+from tdt_core.kinetics.sbml.elements import Elements, annotate, done, tag
+from tdt_core.kinetics.sbml.names import named, printable
 from tdt_core.kinetics.schedules import check_schedule, decay_per_min, in_order
 from tdt_core.kinetics.simulation import OdeModel
 from tdt_core.twin import Administration
-
-_UNITS: Mapping[str, tuple[tuple[int, int, int, float], ...]] = {
-    # id -> (kind, exponent, scale, multiplier)
-    "nmol": ((libsbml.UNIT_KIND_MOLE, 1, -9, 1.0),),
-    "min": ((libsbml.UNIT_KIND_SECOND, 1, 0, 60.0),),
-    "per_min": ((libsbml.UNIT_KIND_SECOND, -1, 0, 60.0),),
-    "per_nmol_per_min": ((libsbml.UNIT_KIND_MOLE, -1, -9, 1.0), (libsbml.UNIT_KIND_SECOND, -1, 0, 60.0)),
-    "nmol_per_min": ((libsbml.UNIT_KIND_MOLE, 1, -9, 1.0), (libsbml.UNIT_KIND_SECOND, -1, 0, 60.0)),
-    "nmol_min": ((libsbml.UNIT_KIND_MOLE, 1, -9, 1.0), (libsbml.UNIT_KIND_SECOND, 1, 0, 60.0)),
-}
 
 
 def export(
@@ -47,7 +38,7 @@ def export(
     parameters: Mapping[str, Any] | None = None,
     schedule: Sequence[Administration] | None = None,
     *,
-    labels: Sequence[str] = ("ligand",),
+    labels: Sequence[str] | None = None,
     nuclide: str | None = None,
     integrals: bool = False,
 ) -> str:
@@ -61,6 +52,8 @@ def export(
     labels : one name: the total ligand, decay-free, of which `simulate` makes activities by the hot-fraction law. Several:
         radioactive ligands and last the cold one, which compete for receptors; each radioactive amount decays into the cold
         one in the same place. A radioactive label is the name of its nuclide, or anything else (`hot`) where there is only one.
+        By default the total, `ligand`; or, where the schedule gives several ligands, or nuclides whose daughters the model
+        follows, every nuclide, cold ligand and daughter (`counts`).
     nuclide : nuclide of the radioactive label, or of the weights of the time integrals; default that of the schedule.
     integrals : time integrals by region as parameters under rate rules: dQ/dt = exp(-lambda t) x total amounts for one label,
         dQ/dt = radioactive amounts for several. nmol min.
@@ -68,9 +61,9 @@ def export(
     Raises
     ------
     ModelError
-        `model.sbml` a model that is no ODE, labels without a nuclide; `model.batch` parameters of several patients;
-        `model.amount` an administration with more radioactive ligand than ligand; and what the model's `coefficients`
-        refuses.
+        `model.sbml` a model that is no ODE, labels without a nuclide or where the schedule says them, followed daughters
+        without a schedule; `model.batch` parameters of several patients; `model.amount` an administration with more radioactive
+        ligand than ligand; and what the model's `coefficients` refuses.
     InputError : what `schedules.check_schedule` refuses.
     """
     if not isinstance(model, OdeModel):
@@ -80,31 +73,26 @@ def export(
             remedy="export a compartment rung, such as psma_reference",
             kind="model.sbml",
         )
-    if getattr(model, "daughters", "none") != "none":
-        raise ModelError(
-            f"{getattr(model, 'name', 'a model')} follows daughters, which this document does not hold",
-            expected="a model whose nuclides decay where they are",
-            remedy='export model.with_options(daughters="none")',
-            kind="model.sbml",
-        )
     given = in_order(schedule or ())
     if schedule is not None:
-        check_schedule(given)
-    hot = nuclides_of(tuple(labels), nuclide, given, integrals)
-    network = model.network(tuple(labels))
-    values = network.gather(model.coefficients(parameters))
+        check_schedule(given, several=isinstance(model, PBRPK))
+    counts = counts_of(model, labels, None if schedule is None else given, nuclide, integrals)
+    coefficients = counts.model.coefficients(parameters)
+    values = counts.network.gather(coefficients)
     if len(values) != 1:
         raise ModelError(f"{len(values)} sets of parameters", expected="one", remedy="export one patient", kind="model.batch")
-    doses = tuple(dose_of(a, tuple(labels), hot, given[0].time_h) for a in given)
-    writer = _Writer(model, network, tuple(labels), identifiers(model, labels))
-    writer.compartments(model.quantities(parameters) if hasattr(model, "quantities") else {})
+    doses = tuple(dose_of(a, counts.given, counts.cold, given[0].time_h) for a in given)
+    writer = _Writer(model, counts)
+    quantities = getattr(counts.model, "quantities", None)
+    writer.compartments({} if quantities is None else quantities(parameters))
     writer.species(doses)
-    writer.coefficients(dict(zip(network.coefficients, values[0].tolist(), strict=True)))
+    writer.coefficients(dict(zip(counts.network.coefficients, values[0].tolist(), strict=True)))
     writer.flows()
-    writer.decays({label: hot[label] for label in labels[:-1]})
+    writer.decays()
+    writer.births(counts.yields(coefficients))
     writer.administrations(doses)
     if integrals:
-        writer.integrals(hot)
+        writer.integrals()
     writer.describe(parameters or {}, given)
     return str(libsbml.writeSBMLToString(writer.document))
 
@@ -116,78 +104,36 @@ def _number(value: float) -> str:
     return f"{float(value):.6g}"
 
 
-class _Writer:
-    """An SBML document in the making. The methods run in the order in which `export` calls them."""
+def _scalar(value: Any) -> float:
+    return float(np.real(np.asarray(value)).reshape(-1)[0])
 
-    def __init__(self, model: OdeModel, network: Network, labels: tuple[str, ...], ids: Identifiers) -> None:
-        self.source, self.network, self.labels, self.ids = model, network, labels, ids
-        self.taken = {identifier for table in ids for identifier in table.values()}
+
+class _Writer(Elements):
+    """The document of a model. The methods run in the order in which `export` calls them."""
+
+    def __init__(self, model: OdeModel, counts: Counts) -> None:
+        self.source, self.counts, self.network = model, counts, counts.network
+        self.labels = counts.labels
+        self.ids = named(model, counts.network, counts.labels)
+        super().__init__(
+            str(getattr(model, "name", type(model).__name__)),
+            (identifier for table in self.ids for identifier in table.values()),
+        )
         self.constants: dict[str, str] = {}
-        self.entry = {label: ids.states[f"{label}/{model.entry[0]}/{model.entry[1]}"] for label in labels}
-        self.document = libsbml.SBMLDocument(3, 1)
-        self.model = self.document.createModel()
-        name = str(getattr(model, "name", type(model).__name__))
-        _done(self.model.setId(identifier_of(name, set())), name)
-        _done(self.model.setName(printable(name)), name)
-        for setter, unit in (
-            (self.model.setSubstanceUnits, "nmol"),
-            (self.model.setExtentUnits, "nmol"),
-            (self.model.setTimeUnits, "min"),
-            (self.model.setVolumeUnits, "litre"),
-        ):
-            _done(setter(unit), unit)
-        for identifier, parts in _UNITS.items():
-            definition = self.model.createUnitDefinition()
-            _done(definition.setId(identifier), identifier)
-            for kind, exponent, scale, multiplier in parts:
-                unit = definition.createUnit()
-                unit.setKind(kind)
-                unit.setExponent(exponent)
-                unit.setScale(scale)
-                unit.setMultiplier(multiplier)
-
-    def new(self, hint: str) -> str:
-        return identifier_of(hint, self.taken)
-
-    def parameter(self, identifier: str, name: str, value: float, unit: str, *, constant: bool = True, note: str = "") -> None:
-        one = self.model.createParameter()
-        _done(one.setId(identifier), name)
-        _done(one.setName(printable(name)), name)
-        _done(one.setUnits(unit), name)
-        one.setValue(float(value))
-        one.setConstant(constant)
-        _annotate(one, [note] if note else [])
-
-    def reaction(
-        self, hint: str, name: str, source: str | None, target: str | None, law: str, modifiers: Sequence[str]
-    ) -> None:
-        one = self.model.createReaction()
-        _done(one.setId(self.new(hint)), name)
-        _done(one.setName(printable(name)), name)
-        one.setReversible(False)
-        one.setFast(False)
-        for create, species in ((one.createReactant, source), (one.createProduct, target)):
-            if species is not None:
-                reference = create()
-                _done(reference.setSpecies(species), name)
-                reference.setStoichiometry(1.0)
-                reference.setConstant(True)
-        for species in modifiers:
-            _done(one.createModifier().setSpecies(species), name)
-        _done(one.createKineticLaw().setMath(_math(law)), name)
+        self.entry = {label: self.ids.states[counts.entry_of(label)] for label in counts.labels}
 
     def compartments(self, quantities: Mapping[str, Any]) -> None:
         """One per region; a region of no volume, such as the sink, has no dimension."""
         for region in self.source.regions:
             one = self.model.createCompartment()
-            _done(one.setId(self.ids.regions[region]), region)
-            _done(one.setName(printable(region)), region)
+            done(one.setId(self.ids.regions[region]), region)
+            done(one.setName(printable(region)), region)
             one.setConstant(True)
             volume = quantities.get(f"{region}.volume")
             one.setSpatialDimensions(0 if volume is None else 3)
             one.setUnits("dimensionless" if volume is None else "litre")
             if volume is not None:
-                one.setSize(float(np.real(np.asarray(volume)).reshape(-1)[0]))
+                one.setSize(_scalar(volume))
 
     def species(self, doses: Sequence[Dose]) -> None:
         """One per state. What is given at time 0 at once stands in the entry from the start."""
@@ -200,10 +146,10 @@ class _Writer:
             one = self.model.createSpecies()
             identifier = self.ids.states[state.name]
             name = state.part if len(self.labels) == 1 else f"{state.label} {state.part}"
-            _done(one.setId(identifier), state.name)
-            _done(one.setName(printable(name)), state.name)
-            _done(one.setCompartment(self.ids.regions[state.region]), state.name)
-            _done(one.setSubstanceUnits("nmol"), state.name)
+            done(one.setId(identifier), state.name)
+            done(one.setName(printable(name)), state.name)
+            done(one.setCompartment(self.ids.regions[state.region]), state.name)
+            done(one.setSubstanceUnits("nmol"), state.name)
             one.setInitialAmount(start.get(identifier, 0.0))
             one.setHasOnlySubstanceUnits(True)
             one.setBoundaryCondition(False)
@@ -215,10 +161,9 @@ class _Writer:
         units |= {p.rate: "per_min" for p in self.network.productions}
         units |= {b.rate: "per_nmol_per_min" for b in self.network.bindings}
         units |= {p.capacity: "nmol" for p in self.network.pools}
-        table = getattr(self.source, "table", None)
-        rules = table if isinstance(table, RuleTable) else {}
         for name, value in values.items():
-            parts = [rules[part] for part in name.split(" / ") if part in rules]
+            rules, own = self.counts.rules_of(name)
+            parts = [rules[part] for part in own.split(" / ") if part in rules]
             note = "; ".join(f"{r.name} = {r.rule} ({r.unit}; {r.status}: {r.source})" for r in parts)
             self.parameter(
                 self.ids.coefficients[name], name, value, units[name], note=f"By the model's rules: {note}" if note else ""
@@ -258,16 +203,30 @@ class _Writer:
             self.parameter(self.constants[nuclide], name, decay_per_min(nuclide), "per_min", note=note)
         return self.constants[nuclide]
 
-    def decays(self, hot: Mapping[str, str]) -> None:
-        """Each radioactive amount into the cold one in the same place."""
+    def decays(self) -> None:
+        """Each radioactive amount into the cold one in the same place; that of a daughter is counted no more."""
         for state in self.network.states:
-            if state.label in hot:
-                source = self.ids.states[state.name]
-                target = self.ids.states[f"{self.labels[-1]}/{state.region}/{state.part}"]
+            if state.label in self.counts.nuclides:
+                source, into = self.ids.states[state.name], self.counts.becomes[state.label]
+                target = self.ids.states[f"{into}/{state.region}/{state.part}"] if into else None
+                law = f"{self.decay_constant(self.counts.nuclides[state.label])} * {source}"
                 name = f"{state.label}: {state.region} {state.part} decays"
-                self.reaction(
-                    f"decay_{state.name}", name, source, target, f"{self.decay_constant(hot[state.label])} * {source}", ()
-                )
+                self.reaction(f"decay_{state.name}", name, source, target, law, ())
+
+    def births(self, yields: Mapping[str, Any]) -> None:
+        """What the decay of a nuclide makes of its daughters, place by place: decay constant x yield x amount."""
+        ids = {rate: self.new(f"yield_{rate}") for rate in yields}
+        for rate, value in yields.items():
+            pair, _, where = rate.partition(" ")
+            note = f"Daughters per decay of the parent, {where}: the branching of ICRP Publication 107 x the model's share."
+            self.parameter(ids[rate], f"yield of {pair} {where}", _scalar(value), "dimensionless", note=note)
+        places = {s.name: s for s in self.network.states}
+        for p in self.counts.births:
+            source, target = places[p.source], places[p.target]
+            constant, parent = self.decay_constant(self.counts.nuclides[source.label]), self.ids.states[p.source]
+            name = f"{source.label}: {source.region} {source.part} makes {target.label} {target.part}"
+            law = f"{constant} * {ids[p.rate]} * {parent}"
+            self.reaction(f"birth_{name}", name, None, self.ids.states[p.target], law, [parent])
 
     def administrations(self, doses: Sequence[Dose]) -> None:
         """Boluses after time 0 as events, infusions as reactions."""
@@ -284,7 +243,7 @@ class _Writer:
             sums: dict[str, list[str]] = {}
             for species, given in parts:
                 sums.setdefault(species, [species]).append(given)
-            self._event(f"bolus_event_{k}", at_min, {species: " + ".join(terms) for species, terms in sums.items()})
+            self.event(f"bolus_event_{k}", at_min, {species: " + ".join(terms) for species, terms in sums.items()})
 
     def _infusion(self, hint: str, dose: Dose) -> None:
         """Total ligand at a constant rate; its radioactive part decays in the syringe as it does in the body."""
@@ -296,9 +255,9 @@ class _Writer:
             rate = self.new(f"{hint}_{label}_rate")
             rates[rate] = dose.amounts[label] / dose.duration_min
             self.parameter(rate, f"{hint}: {label} given", 0.0, "nmol_per_min", constant=False)
-            self._rate_rule(rate, f"-{self.decay_constant(nuclide)} * {rate}")
+            self.rate_rule(rate, f"-{self.decay_constant(nuclide)} * {rate}")
             flows[label] = rate
-            flows[self.labels[-1]] = f"{total} - {rate}"
+            flows[dose.cold] = f"{total} - {rate}"
         for label, law in flows.items():
             self.reaction(f"{hint}_{label}", f"{hint} of {label}", None, self.entry[label], law, ())
         if dose.start_min > 0:
@@ -306,92 +265,42 @@ class _Writer:
             names = {rate: self.new(f"{rate}_at_start") for rate in rates}
             for rate, value in rates.items():
                 self.parameter(names[rate], f"{rate} at the start", value, "nmol_per_min")
-            self._event(f"{hint}_starts", dose.start_min, names)
+            self.event(f"{hint}_starts", dose.start_min, names)
         else:
             for rate, value in rates.items():
                 self.model.getParameter(rate).setValue(value)
-        self._event(f"{hint}_ends", dose.start_min + dose.duration_min, dict.fromkeys(rates, "0 nmol_per_min"))
+        self.event(f"{hint}_ends", dose.start_min + dose.duration_min, dict.fromkeys(rates, "0 nmol_per_min"))
 
-    def _event(self, hint: str, at_min: float, assignments: Mapping[str, str]) -> None:
-        when, identifier = self.new(f"{hint}_time"), self.new(hint)
-        self.parameter(when, f"time of {identifier}", at_min, "min")
-        event = self.model.createEvent()
-        _done(event.setId(identifier), identifier)
-        event.setUseValuesFromTriggerTime(True)
-        trigger = event.createTrigger()
-        trigger.setInitialValue(True)
-        trigger.setPersistent(True)
-        _done(trigger.setMath(_math(f"time >= {when}")), identifier)
-        for variable, formula in assignments.items():
-            one = event.createEventAssignment()
-            _done(one.setVariable(variable), identifier)
-            _done(one.setMath(_math(formula)), identifier)
-
-    def _rate_rule(self, variable: str, formula: str) -> None:
-        rule = self.model.createRateRule()
-        _done(rule.setVariable(variable), variable)
-        _done(rule.setMath(_math(formula)), variable)
-
-    def integrals(self, hot: Mapping[str, str]) -> None:
+    def integrals(self) -> None:
         """Time integrals of each radioactive label, or of the total weighted by decay."""
-        for label, nuclide in hot.items():
+        for label, nuclide in self.counts.integrals.items():
             for region in self.source.regions:
                 identifier = self.ids.integrals[label, region]
                 states = [self.ids.states[s.name] for s in self.network.states if (s.label, s.region) == (label, region)]
                 total = " + ".join(states) if states else "0 nmol"
                 weight = f"exp(-{self.decay_constant(nuclide)} * time) * " if len(self.labels) == 1 else ""
                 self.parameter(identifier, f"time integral: {label} in {region}", 0.0, "nmol_min", constant=False)
-                self._rate_rule(identifier, f"{weight}({total})")
+                self.rate_rule(identifier, f"{weight}({total})")
 
     def describe(self, parameters: Mapping[str, Any], given: Sequence[Administration]) -> None:
         """Notes for the reader, and where administrations enter."""
         lines = ["Research use only. Not a medical device.", "Amounts in nmol, time in min, volumes in L."]
-        if len(self.labels) > 1:
-            lines.append(f"Radioactive ligand: {', '.join(self.labels[:-1])}; it decays into {self.labels[-1]}.")
-        else:
-            lines.append("Amounts are of the total ligand without decay.")
+        lines += self.counts.in_words()
         options = options_of(self.source)
         lines += [f"Option {name.replace('_', ' ')}: {value}." for name, value in options.items()]
-        values = {name: float(np.real(np.asarray(value)).reshape(-1)[0]) for name, value in parameters.items()}
+        values = {name: _scalar(value) for name, value in parameters.items()}
         lines += [f"Given: {name} = {_number(value)}" for name, value in values.items()]
         if given:
             lines.append(f"Time 0 is the first administration, {given[0].time_h:g} h on the schedule's axis.")
         for a in given:
             how = f"in {a.duration_h:g} h" if a.duration_h > 0 else "at once"
-            vial = f"vial of {_number(a.activity_mbq)} MBq {a.nuclide} and {_number(a.amount_nmol or 0.0)} nmol {a.ligand}"
-            lines.append(f"{a.time_h:g} h: {_number(a.net_activity_mbq)} MBq {how}, {vial}.")
-        _annotate(self.model, lines)
-        said = [_tag("entry", species=self.entry[self.labels[-1]])]
-        said += [_tag("option", name=name, value=value) for name, value in options.items()]
-        said += [_tag("given", name=name, value=repr(value)) for name, value in values.items()]
-        _done(self.model.setAnnotation(f'<tdt:model xmlns:tdt="{ANNOTATION}">{"".join(said)}</tdt:model>'), "annotation")
-
-
-def _tag(element: str, **attributes: str) -> str:
-    return f"<tdt:{element} {' '.join(f'{name}={quoteattr(printable(value))}' for name, value in attributes.items())}/>"
-
-
-def _math(formula: str) -> Any:
-    math = libsbml.parseL3Formula(formula)
-    if math is None:
-        raise ModelError(
-            f"the formula {formula!r} does not parse: {libsbml.getLastParseL3Error()}",
-            remedy="report this as a defect of the exporter",
-            kind="model.sbml",
-        )
-    return math
-
-
-def _done(code: int, name: str) -> None:
-    """Refuse to go on after a call that libSBML declined: it says so only by its return value."""
-    if code != libsbml.LIBSBML_OPERATION_SUCCESS:
-        reason = libsbml.OperationReturnValue_toString(code)
-        raise ModelError(
-            f"libSBML declines {name!r}: {reason}", expected="a name that XML can hold", remedy="rename it", kind="model.sbml"
-        )
-
-
-def _annotate(element: Any, lines: Sequence[str]) -> None:
-    if lines:
-        text = "".join(f"<p>{escape(printable(line))}</p>" for line in lines)
-        _done(element.setNotes(f'<body xmlns="http://www.w3.org/1999/xhtml">{text}</body>'), "notes")
+            amount = f"{_number(a.amount_nmol or 0.0)} nmol {a.ligand}"
+            vial = f"vial of {_number(a.activity_mbq)} MBq {a.nuclide} and {amount}"
+            what = f"{_number(a.net_activity_mbq)} MBq {how}, {vial}" if a.nuclide else f"{amount} without activity {how}"
+            lines.append(f"{a.time_h:g} h: {what}.")
+        annotate(self.model, lines)
+        said = [tag("entry", species=self.entry[label]) for label in self.counts.cold.values()]
+        said += [tag("apart", label=label) for label in self.labels if self.counts.is_apart]
+        said += [tag("option", name=name, value=value) for name, value in options.items()]
+        said += [tag("given", name=name, value=repr(value)) for name, value in values.items()]
+        done(self.model.setAnnotation(f'<tdt:model xmlns:tdt="{ANNOTATION}">{"".join(said)}</tdt:model>'), "annotation")
