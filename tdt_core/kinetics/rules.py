@@ -11,24 +11,21 @@ when K_D is given. Values are () or (m,) for m patients, and may be complex, so 
 
 from __future__ import annotations
 
-import ast
 import difflib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, reduce
+from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 
 from tdt_core.errors import ModelError, UnitError
-from tdt_core.kinetics.units import PURE, Unit, parse_unit
+from tdt_core.kinetics.expressions import Array, Node, Quantities, compiled, parse
+from tdt_core.kinetics.expressions import unit as unit_of
+from tdt_core.kinetics.units import Unit, parse_unit
 from tdt_core.parameters import Distribution, Parameter, ParameterTable, Status
-
-Array = npt.NDArray[Any]
-Quantities = Mapping[str, Array]
 
 BOUNDS = {
     ">0": "a finite value above 0",
@@ -106,144 +103,6 @@ def rule_of_row(row: Mapping[str, str]) -> Rule:
     )
 
 
-# --- expressions -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Node:
-    """A node of an expression: a number, a name (both in `value`), or an operation on `args`."""
-
-    op: str
-    args: tuple[_Node, ...] = ()
-    value: float | str = 0.0
-
-    @cached_property
-    def names(self) -> frozenset[str]:
-        if self.op == "name":
-            return frozenset([str(self.value)])
-        return frozenset().union(*(a.names for a in self.args))
-
-
-def _smaller(a: Array, b: Array) -> Array:
-    return np.where(np.real(a) <= np.real(b), a, b)
-
-
-def _larger(a: Array, b: Array) -> Array:
-    return np.where(np.real(a) >= np.real(b), a, b)
-
-
-_OPERATORS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.Pow: "**"}
-_TWO: dict[str, Callable[[Array, Array], Array]] = {
-    "+": lambda a, b: a + b,
-    "-": lambda a, b: a - b,
-    "*": lambda a, b: a * b,
-    "/": lambda a, b: a / b,
-    "**": lambda a, b: a**b,
-    "min": _smaller,
-    "max": _larger,
-}
-_ONE: dict[str, Callable[[Array], Array]] = {"neg": lambda a: -a, "sqrt": np.sqrt, "exp": np.exp, "log": np.log}
-
-
-def _parse(rule: Rule, resolve: Callable[[str], str], members: Callable[[str], Sequence[str]]) -> _Node:
-    """Tree of a rule; `resolve` makes a full name of a written one, `members` lists the scopes of a group."""
-
-    def refuse(node: ast.AST) -> ModelError:
-        return ModelError(
-            f"the rule of {rule.name} holds {ast.unparse(node)!r}",
-            expected="numbers, names, + - * / **, min, max, sqrt, exp, log, sum(group.quantity)",
-            remedy=f"rewrite the row {rule.name} = {rule.rule}",
-            kind="model.rule",
-        )
-
-    def walk(node: ast.AST) -> _Node:
-        match node:
-            case ast.Constant(value=bool()):
-                raise refuse(node)
-            case ast.Constant(value=int() | float() as number):
-                return _Node("number", value=float(number))
-            case ast.Name(id=name) | ast.Attribute(value=ast.Name(), attr=name):
-                return _Node("name", value=resolve(ast.unparse(node)))
-            case ast.UnaryOp(op=ast.USub(), operand=operand):
-                return _Node("neg", (walk(operand),))
-            case ast.UnaryOp(op=ast.UAdd(), operand=operand):
-                return walk(operand)
-            case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
-                return _Node(_OPERATORS[type(op)], (walk(left), walk(right)))
-            case ast.Call(func=ast.Name(id="sum"), args=[ast.Attribute(value=ast.Name(id=group), attr=name)], keywords=[]):
-                terms = tuple(_Node("name", value=resolve(f"{scope}.{name}")) for scope in members(group))
-                return _Node("+", terms) if terms else _Node("number", value=0.0)
-            case ast.Call(func=ast.Name(id=name), args=[operand], keywords=[]) if name in _ONE and name != "neg":
-                return _Node(name, (walk(operand),))
-            case ast.Call(func=ast.Name(id="min" | "max" as name), args=[_, _, *_] as operands, keywords=[]):
-                return _Node(name, tuple(walk(a) for a in operands))
-        raise refuse(node)
-
-    try:
-        tree = ast.parse(rule.rule.strip(), mode="eval").body
-    except (SyntaxError, ValueError):
-        raise ModelError(
-            f"the rule of {rule.name} does not parse: {rule.rule!r}",
-            expected="a number or an arithmetic expression",
-            remedy=f"correct the row {rule.name}",
-            kind="model.rule",
-        ) from None
-    return walk(tree)
-
-
-def _compiled(node: _Node) -> Callable[[Quantities], Array]:
-    """The tree as nested functions of the quantities."""
-    if node.op == "number":
-        number = np.float64(node.value)
-        return lambda q: number  # type: ignore[return-value]
-    if node.op == "name":
-        name = str(node.value)
-        return lambda q: q[name]
-    parts = [_compiled(a) for a in node.args]
-    if node.op in _ONE:
-        one, part = _ONE[node.op], parts[0]
-        return lambda q: one(part(q))
-    two = _TWO[node.op]
-    if len(parts) == 2:
-        left, right = parts
-        return lambda q: two(left(q), right(q))
-    return lambda q: reduce(two, (p(q) for p in parts))
-
-
-def _unit(node: _Node, unit_of: Callable[[str], Unit]) -> Unit | None:
-    """Unit of an expression; None for a zero, which has any. Raises UnitError where parts do not fit."""
-    if node.op == "number":
-        return None if node.value == 0 else PURE
-    if node.op == "name":
-        return unit_of(str(node.value))
-    if node.op == "**":
-        base, exponent = (_unit(a, unit_of) or PURE for a in node.args)
-        if not exponent.same(PURE):
-            raise UnitError(f"an exponent is in {exponent}")
-        if base.same(PURE):
-            return PURE
-        if node.args[1].names:
-            raise UnitError(f"a power of something in {base} has an exponent that is no number")
-        return base ** float(_compiled(node.args[1])({}))
-    units = [_unit(a, unit_of) for a in node.args]
-    if node.op in ("+", "-", "min", "max"):
-        known = [u for u in units if u is not None]
-        for unit in known[1:]:
-            if not unit.same(known[0]):
-                raise UnitError(f"{node.op} joins {known[0]} and {unit}")
-        return known[0] if known else None
-    if node.op == "neg":
-        return units[0]
-    if node.op == "sqrt":
-        return (units[0] or PURE) ** 0.5
-    if node.op in ("exp", "log"):
-        if units[0] is not None and not units[0].same(PURE):
-            raise UnitError(f"{node.op} of something in {units[0]}")
-        return PURE
-    left, right = (u or PURE for u in units)
-    return left * right if node.op == "*" else left / right
-
-
 # --- the table -------------------------------------------------------------------------------------------------------
 
 
@@ -252,7 +111,7 @@ class _Entry:
     """A rule with its tree; `when` by full name."""
 
     rule: Rule
-    tree: _Node
+    tree: Node
     compute: Callable[[Quantities], Array]
     when: frozenset[str]
 
@@ -348,8 +207,8 @@ class RuleTable(Mapping[str, Rule]):
                 )
             return self._groups[group]
 
-        tree = _parse(rule, resolve, members)
-        return _Entry(rule, tree, _compiled(tree), frozenset(resolve(w) for w in rule.when))
+        tree = parse(rule.name, rule.rule, resolve, members)
+        return _Entry(rule, tree, compiled(tree), frozenset(resolve(w) for w in rule.when))
 
     def _check_units(self) -> None:
         units: dict[str, Unit] = {}
@@ -365,7 +224,7 @@ class RuleTable(Mapping[str, Rule]):
             for entry in (e for e in entries if e.tree.names):
                 row = f"{name} = {entry.rule.rule}"
                 try:
-                    found = _unit(entry.tree, units.__getitem__)
+                    found = unit_of(entry.tree, units.__getitem__)
                 except UnitError as error:
                     raise ModelError(f"{row}: {error.found}", remedy=f"correct the row {name}", kind="model.unit") from None
                 if found is not None and not found.same(units[name]):
@@ -611,3 +470,6 @@ def number_text(value: float, name: str) -> str:
     if not math.isfinite(value):
         raise ModelError(f"{name} = {value}", expected="a finite number", remedy=f"correct {name}", kind="model.value")
     return repr(float(value))
+
+
+__all__ = ["BOUNDS", "Array", "Quantities", "Rule", "RuleTable", "number_text", "rule_of_row"]
