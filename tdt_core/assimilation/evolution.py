@@ -1,7 +1,8 @@
 """Where priors come from: the population, or the last state carried to the next cycle.
 
-theta' = m + phi (theta - m) + trend + w, w ~ N(0, Q): a random walk with mean reversion toward the population and, for
-lesion uptake, the published fall over cycles. Forgetting the drift is the largest error of such a loop, so Q errs wide.
+theta' = m + phi (theta - m) + trend + w, w ~ N(0, Q): a random walk with mean reversion toward the population (an
+Ornstein-Uhlenbeck process, so that two intervals in a row are one of their length) and, for lesion uptake, the published fall
+over cycles. Forgetting the drift is the largest error of such a loop, so Q errs wide.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from tdt_core.twin import Decision, Posterior, TwinState
 FloatArray = npt.NDArray[np.float64]
 
 CYCLE_H = 6 * 7 * 24.0
-"""The interval that `drift_sd` is stated for."""
+"""The interval that `drift_sd` and `reversion` are stated for."""
 
 
 def population_prior(rung: KineticModel) -> Prior:
@@ -69,9 +70,13 @@ def transition(rung: KineticModel, cycle: int, dt_h: float, treated: bool) -> Tr
     if cycle == 0:
         return Transition(names, np.ones(n), np.zeros(n), np.zeros((n, n)))
     rows = [_relation(rung, name) for name in names]
-    phi = np.array([float(r["reversion"]) for r in rows])
     share = np.array([float(r["common_share"]) for r in rows])
-    walk = np.array([float(r["drift_sd"]) for r in rows]) * np.sqrt(max(dt_h, 1.0) / CYCLE_H)
+    stated, drift = (np.array([float(r[column]) for r in rows]) for column in ("reversion", "drift_sd"))
+    intervals = max(dt_h, 1.0) / CYCLE_H
+    phi = stated**intervals
+    with np.errstate(invalid="ignore"):
+        grown = np.where(stated < 1.0, (1.0 - phi**2) / (1.0 - stated**2), intervals)  # variance over that of one interval
+    walk = drift * np.sqrt(grown)
     shift = np.array([_trend(rung, name, cycle) if treated else 0.0 for name in names])
     offset = (1.0 - phi) * population_prior(rung).mean + shift
     return Transition(names, phi, offset, _organ_covariance(rung, walk, share))

@@ -152,6 +152,18 @@ def test_drift_widens_every_parameter_and_lowers_only_lesion_uptake(rung):
     np.testing.assert_allclose(untreated, prior.mean, atol=1e-12)
 
 
+@pytest.mark.parametrize("hours", [24.0, 1008.0, 2500.0])
+def test_two_intervals_move_parameters_as_one_of_their_length(rung, hours):
+    """Without treatment only time passes, however it is cut: mean reversion and drift both belong to an interval."""
+    prior = population_prior(rung)
+    mean, covariance = prior.mean + 0.3, prior.covariance * 0.2
+    once = transition(rung, 1, hours, treated=False).moments(mean, covariance)
+    half = transition(rung, 1, hours / 2, treated=False)
+    for found, wanted in zip(half.moments(*half.moments(mean, covariance)), once, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-14)
+    assert not np.allclose(once[0], mean, atol=1e-6)
+
+
 def test_pre_therapy_to_first_cycle_does_not_drift(rung):
     prior = population_prior(rung)
     mean, covariance = transition(rung, 0, 200.0, treated=True).moments(prior.mean + 0.1, prior.covariance * 0.5)
