@@ -42,6 +42,12 @@ def simulate(
     without: Annotated[list[str] | None, typer.Option(help="Organ that the patient does not have; repeatable.")] = None,
     release: Annotated[str | None, typer.Option(help="Released ligand is lost or recycled.")] = None,
     plasma_binding: Annotated[str | None, typer.Option(help="none, free_fraction or albumin.")] = None,
+    turnover: Annotated[
+        str | None, typer.Option(help="Receptors that go inside are replaced at once (none) or at a rate (explicit).")
+    ] = None,
+    daughters: Annotated[
+        str | None, typer.Option(help="Bi-213 of Ac-225, Bi-212 of Pb-212: with the parent (none) or followed.")
+    ] = None,
     times: Annotated[str | None, typer.Option(help="Hours of the table of activities, such as 1,4,24,72.")] = None,
     until: Annotated[float | None, typer.Option(help="Or the last hour of a grid; default 168 h after the last start.")] = None,
     parameters: Annotated[
@@ -66,7 +72,8 @@ def simulate(
     if export_parameters is not None:
         work.check_export(resolved(export_parameters))
     table = Table() if parameters is None else read_table(resolved(parameters))
-    virtual = patient_of(table, model, set_ or (), lesion or (), without or (), release, plasma_binding, patient)
+    options = {"release": release, "plasma_binding": plasma_binding, "turnover": turnover, "daughters": daughters}
+    virtual = patient_of(table, model, set_ or (), lesion or (), without or (), options, patient)
     one = {"product": product, "ligand": ligand, "nuclide": nuclide, "activity_mbq": activity_mbq, "amount_nmol": amount_nmol}
     given = _administrations(one, {"time_h": at, "duration_h": duration_h, "residual_mbq": residual_mbq}, schedule)
     if given:

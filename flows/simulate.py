@@ -24,8 +24,10 @@ from flows.simulate_input import SCHEDULE_COLUMNS, Virtual, as_input
 from storage.atomic import disk_errors, publish_folder, write_atomic
 from tdt_core.errors import InputError
 from tdt_core.kinetics import simulate as solve
+from tdt_core.kinetics.daughters import daughters_of
 from tdt_core.kinetics.exchange import BY_HAND, GIVEN, about, to_csv, to_json
 from tdt_core.kinetics.ligands import family, has_own_parameters, receptor_of
+from tdt_core.kinetics.pbrpk import OPTIONS
 from tdt_core.nuclides import nuclide
 from tdt_core.twin import Administration
 
@@ -156,7 +158,7 @@ def _of_patient(virtual: Virtual) -> list[str]:
         return []
     fitted = sorted(n for n in people.calibrated if n in virtual.typical)
     notes = [f"the typical patient of a population that was calibrated to clinical levels: {', '.join(fitted)}"]
-    left = [f"{o} {getattr(model, o)}" for o in ("release", "plasma_binding") if getattr(model, o) != getattr(people.model, o)]
+    left = [f"{o} {getattr(model, o)}" for o in OPTIONS if getattr(model, o) != getattr(people.model, o)]
     if model.ligand not in ("", people.ligand):
         left.append(f"the ligand {model.ligand}")
     values = model.quantities(virtual.values)
@@ -230,10 +232,11 @@ def parameter_rows(virtual: Virtual) -> list[dict[str, Any]]:
 
 
 def tia_rows(outcome: Outcome) -> list[dict[str, Any]]:
-    """Time-integrated activity by nuclide and region; `hours` is per administered activity, `share` of all decays."""
+    """Time-integrated activity by nuclide and region; `hours` is per administered activity (of a daughter, of its parents),
+    `share` of all its decays."""
     rows = []
     for name in nuclides_of(outcome):
-        administered = sum(a.net_activity_mbq for a in outcome.schedule if a.nuclide == name)
+        administered = sum(a.net_activity_mbq for a in outcome.schedule if name in (a.nuclide, *daughters_of(a.nuclide)))
         tia = outcome.data.tia_mbq_h.sel(label=name)
         total = float(tia.sum())
         rows += [
@@ -244,8 +247,10 @@ def tia_rows(outcome: Outcome) -> list[dict[str, Any]]:
 
 
 def nuclides_of(outcome: Outcome) -> tuple[str, ...]:
-    """Nuclides in order of their first administration."""
-    return tuple(dict.fromkeys(a.nuclide for a in outcome.schedule))
+    """Nuclides in order of their first administration, then daughters that were followed."""
+    given = dict.fromkeys(a.nuclide for a in outcome.schedule)
+    followed = dict.fromkeys(d for n in given for d in daughters_of(n) if d in outcome.data.label)
+    return (*given, *(d for d in followed if d not in given))
 
 
 def told(outcome: Outcome) -> dict[str, Any]:
@@ -256,8 +261,7 @@ def told(outcome: Outcome) -> dict[str, Any]:
         "model": virtual.model.name,
         "patient": virtual.patient,
         "ligand": virtual.model.ligand,
-        "release": virtual.model.release,
-        "plasma_binding": virtual.model.plasma_binding,
+        **{option: getattr(virtual.model, option) for option in OPTIONS},
         "states": len(virtual.model.network().states),
         "given": dict(virtual.given),
         "lesions_ml": {

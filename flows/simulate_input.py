@@ -136,8 +136,7 @@ def virtual_patient(
     settings: Sequence[str] = (),
     lesions: Sequence[str] = (),
     without: Sequence[str] = (),
-    release: str | None = None,
-    plasma_binding: str | None = None,
+    options: Mapping[str, str | None] | None = None,
     patient: str | None = None,
     segmented: Mapping[str, float] | None = None,
 ) -> Virtual:
@@ -146,7 +145,7 @@ def virtual_patient(
     Parameters
     ----------
     name : packaged model. settings : `organ.quantity=number[unit]`. lesions : `id=volume_ml[,quantity=number[unit]...]`.
-    without : organs to leave out. release, plasma_binding : options of `PBRPK`; by default as the patient's model has them.
+    without : organs to leave out. options : those of `PBRPK` by name; None, and by default, as the patient's model has it.
     patient : `typical`, calibrated to clinical levels, by default where there is a population of the model; or `reference`, the
         model's own numbers.
     segmented : further lesions, volume in L by id.
@@ -165,7 +164,7 @@ def virtual_patient(
         model = pbrpk(name) if people is None else people.model
         if without:
             model = model.without(*without)
-        model = model.with_options(release=release, plasma_binding=plasma_binding)  # type: ignore[arg-type]
+        model = model.with_options(**(options or {}))  # type: ignore[arg-type]
         volumes = {i: ml / 1000.0 for i, ml, _ in read} | dict(segmented or {})
         model = model.with_lesions({i: {"volume": litres} for i, litres in volumes.items()})
         given: dict[str, float] = {}

@@ -194,6 +194,8 @@ def render(outcome: Outcome) -> str:
             ("Patient", virtual.patient),
             ("Released ligand", virtual.model.release),
             ("Plasma binding", virtual.model.plasma_binding.replace("_", " ")),
+            ("Receptor turnover", virtual.model.turnover),
+            ("Daughters", virtual.model.daughters),
             *(("Administration", line) for line in schedule_in_words(outcome)),
             ("Integrated until", f"{outcome.data.attrs['end_h']:.6g} h"),
             *(("Note", note) for note in outcome.notes),

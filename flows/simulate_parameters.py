@@ -46,8 +46,7 @@ def patient_of(
     settings: Sequence[str],
     lesions: Sequence[str],
     without: Sequence[str],
-    release: str | None,
-    plasma_binding: str | None,
+    options: Mapping[str, str | None],
     patient: str | None,
 ) -> Virtual:
     """The virtual patient of a command line, with the options and lesions of a table: see `virtual_patient`."""
@@ -63,8 +62,7 @@ def patient_of(
         settings,
         lesions,
         tuple(dict.fromkeys((*without, *table.about.get("without", "").split()))),
-        _agreed(table, "release", release),
-        _agreed(table, "plasma_binding", plasma_binding),
+        {option: _agreed(table, option, options.get(option)) for option in OPTIONS},
         _agreed(table, "patient", patient),
         segmented,
     )
@@ -78,8 +76,7 @@ def tabled(virtual: Virtual, table: Table, ligand: str | None) -> Virtual:
         said = table.about.get("ligand")
         if _agreed(table, "ligand", ligand) and said:
             virtual = virtual.with_ligand(said)
-        options = {o: table.about[o] for o in OPTIONS if o in table.about}
-        model = virtual.model.with_options(**options) if options else virtual.model  # type: ignore[arg-type]
+        model = virtual.model
         # a table that was written before a ligand was chosen differs from another one's rows, and means nothing by it
         own = replace(model, ligand="") if "model" in table.about and not said else model
         marked = exchange.overrides(own, [r for r in table.rows if str(r["status"]).strip() == exchange.GIVEN])

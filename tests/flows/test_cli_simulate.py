@@ -79,6 +79,27 @@ def test_quantities_lesions_organs_and_release_reach_the_model(capsys: pytest.Ca
     assert (run["patient"], run["ligand"]) == ("reference", "PSMA-617")
 
 
+def test_daughters_and_turnover_reach_the_model_and_daughters_are_told_beside_their_parent(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    actinium = ("--ligand", "PSMA-617", "--nuclide", "225Ac", "--activity-mbq", "8", "--amount-nmol", "90", "--times", "24")
+    out = tmp_path / "run"
+    run = told(capsys, *actinium, "--daughters", "followed", "--turnover", "explicit", "--out", str(out))
+    people = population("psma")
+    model = people.model.with_ligand("PSMA-617").with_options(daughters="followed", turnover="explicit")
+    own = {n: v for n, v in people.typical().items() if not n.startswith("ligand.")}
+    want = simulate(model, own, [Administration(0.0, "", "PSMA-617", "Ac-225", 8.0, 90.0)], [24.0])
+    for name in ("Ac-225", "Bi-213"):
+        np.testing.assert_allclose(list(hours(run, name).values()), want.tia_mbq_h.sel(label=name) / 8.0, rtol=1e-5, atol=1e-9)
+    assert (run["daughters"], run["turnover"]) == ("followed", "explicit")
+    assert "not what the population was calibrated for: turnover explicit, daughters followed" in run["notes"]
+    assert {row["nuclide"] for row in table(out / "activity.csv")} == {"Ac-225", "Bi-213"}
+    assert "Bi-213: every region" in (out / "curves.html").read_text()
+    again = told(capsys, *actinium, "--parameters", str(out / "parameters.json"))
+    assert again["tia"] == run["tia"]
+    assert "Bi-213" not in {row["nuclide"] for row in told(capsys, *actinium)["tia"]}
+
+
 @pytest.mark.parametrize(("name", "ligand"), [("psma", "PSMA-617"), ("sstr", "DOTATATE")])
 def test_the_patient_is_the_typical_one_of_the_calibrated_population(
     capsys: pytest.CaptureFixture[str], name: str, ligand: str
@@ -601,6 +622,8 @@ def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
         "--set",
         "--lesion",
         "--release",
+        "--turnover",
+        "--daughters",
         "--times",
         "--until",
         "--out",
