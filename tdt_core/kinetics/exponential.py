@@ -8,7 +8,8 @@ u = uptake per mL, V = region volume, s = amplitude of the slow phase. s < 1 is 
 into a second, slower uptake, as in a kidney that goes on taking up while the blood clears. Biological rates are ordered and
 positive by construction, ls = ln2/T_slow, lf = ls + ln2/T_fast, and lu = lf (two phases: ls) + ln2/T_uptake, so that for any
 parameters activity is never negative and in the end falls no slower than physical decay; with two or three phases it starts at
-zero. Regions are independent but for the prior. The population sum of exponentials is the third form under population priors.
+zero. Regions are independent but for the prior. An infusion counts as a bolus at its start. The population sum of exponentials
+is the third form under population priors.
 """
 
 from __future__ import annotations
