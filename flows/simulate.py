@@ -25,8 +25,8 @@ from storage.atomic import disk_errors, publish_folder, write_atomic
 from tdt_core.errors import InputError
 from tdt_core.kinetics import simulate as solve
 from tdt_core.kinetics.daughters import daughters_of
-from tdt_core.kinetics.exchange import BY_HAND, GIVEN, about, to_csv, to_json
 from tdt_core.kinetics.ligands import family, has_own_parameters, receptor_of
+from tdt_core.kinetics.parameter_tables import BY_HAND, GIVEN, about, to_csv, to_json
 from tdt_core.kinetics.pbrpk import OPTIONS
 from tdt_core.nuclides import nuclide
 from tdt_core.twin import Administration

@@ -17,7 +17,7 @@ from flows.report.render import content_security_policy
 from flows.report.style import ORGAN_COLOURS, colour_of, name_of, number
 from flows.simulate import RESEARCH, Outcome, counts_in_words, nuclides_of, parameter_rows, status_counts, tia_rows
 from flows.simulate_input import REFERENCE, TYPICAL
-from tdt_core.kinetics.exchange import GIVEN
+from tdt_core.kinetics.parameter_tables import GIVEN
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -10,7 +10,7 @@ from typing import Any
 from flows.simulate_input import Virtual, as_input, virtual_patient
 from storage.tables import read_text
 from tdt_core.errors import InputError
-from tdt_core.kinetics import exchange
+from tdt_core.kinetics import parameter_tables as tables
 from tdt_core.kinetics.pbrpk import OPTIONS
 
 LESION = "lesion/"
@@ -18,7 +18,7 @@ LESION = "lesion/"
 
 @dataclass(frozen=True)
 class Table:
-    """A file of parameters: the model's name and options where it says them, and rows as `exchange.overrides` takes them."""
+    """A file of parameters: the model's name and options where it says them, and rows as `tables.overrides` takes them."""
 
     file: str = ""
     about: Mapping[str, str] = field(default_factory=dict)
@@ -36,7 +36,7 @@ def read_table(path: Path) -> Table:
         raise InputError(
             f"no parameters in {path}", expected="a .csv or .json file", remedy="correct its name", kind="input.parameters"
         )
-    read = exchange.from_csv if path.suffix.lower() == ".csv" else exchange.from_json
+    read = tables.from_csv if path.suffix.lower() == ".csv" else tables.from_json
     return Table(path.name, *read(read_text(path)))
 
 
@@ -56,7 +56,7 @@ def patient_of(
         organ, _, quantity = str(row["name"]).strip().rpartition(".")
         identity = organ.removeprefix(LESION)
         if organ.startswith(LESION) and quantity == "volume" and identity not in named:
-            segmented[identity] = exchange.value_in(row, "L", f"row {n} of the parameters: {organ}.volume")
+            segmented[identity] = tables.value_in(row, "L", f"row {n} of the parameters: {organ}.volume")
     return virtual_patient(
         _agreed(table, "model", name) or name,
         settings,
@@ -79,10 +79,10 @@ def tabled(virtual: Virtual, table: Table, ligand: str | None) -> Virtual:
         model = virtual.model
         # a table that was written before a ligand was chosen differs from another one's rows, and means nothing by it
         own = replace(model, ligand="") if "model" in table.about and not said else model
-        marked = exchange.overrides(own, [r for r in table.rows if str(r["status"]).strip() == exchange.GIVEN])
+        marked = tables.overrides(own, [r for r in table.rows if str(r["status"]).strip() == tables.GIVEN])
         usual = replace(virtual, model=own, given=marked).typical
-        found = exchange.overrides(own, table.rows, usual)
-        said_of = {model.resolve(str(r["name"]).strip()): str(r["source"]) for r in table.rows if not exchange.is_derived(r)}
+        found = tables.overrides(own, table.rows, usual)
+        said_of = {model.resolve(str(r["name"]).strip()): str(r["source"]) for r in table.rows if not tables.is_derived(r)}
         sources = {name: said_of[name] for name in found if name not in virtual.given}
         out = replace(virtual, model=model, given=found | dict(virtual.given), sources=sources)
         model.quantities(out.values)

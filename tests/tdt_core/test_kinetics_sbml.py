@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from tdt_core.errors import InputError, ModelError
 from tdt_core.kinetics import sbml
-from tdt_core.kinetics.exchange import options_of
 from tdt_core.kinetics.network import Binding, Network, Pool, State, Transfer
+from tdt_core.kinetics.parameter_tables import options_of
 from tdt_core.kinetics.pbrpk import TABLES, pbrpk
 from tdt_core.kinetics.simulation import simulate
 from tdt_core.nuclides import decays_per_parent_decay, nuclide

@@ -21,7 +21,7 @@ import libsbml
 import numpy as np
 
 from tdt_core.errors import ModelError
-from tdt_core.kinetics.exchange import options_of
+from tdt_core.kinetics.parameter_tables import options_of
 from tdt_core.kinetics.pbrpk import PBRPK
 from tdt_core.kinetics.sbml.counts import Counts, counts_of
 from tdt_core.kinetics.sbml.document import ANNOTATION

@@ -11,7 +11,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from tdt_core.errors import InputError, UnitError
-from tdt_core.kinetics import exchange, rung_for, rungs, sbml, simulate
+from tdt_core.kinetics import parameter_tables as tables
+from tdt_core.kinetics import rung_for, rungs, sbml, simulate
 from tdt_core.kinetics.ode_models import body_regions, ode_models
 from tdt_core.kinetics.pbrpk import pbrpk
 from tdt_core.twin import Administration
@@ -24,7 +25,7 @@ VIAL = Administration(0.0, "vial", "PSMA-617", "Lu-177", 7400.0, 110.0)
 
 def through(rows, form):
     """Rows after a way through text."""
-    return exchange.from_csv(exchange.to_csv(rows))[1] if form == "csv" else exchange.from_json(exchange.to_json(rows))[1]
+    return tables.from_csv(tables.to_csv(rows))[1] if form == "csv" else tables.from_json(tables.to_json(rows))[1]
 
 
 # --- there and back
@@ -34,9 +35,9 @@ def through(rows, form):
 def test_the_table_of_a_model_changes_nothing_of_it(name):
     model = MODELS[name]()
     for form in ("csv", "json"):
-        rows = through(exchange.parameter_rows(model), form)
+        rows = through(tables.parameter_rows(model), form)
         assert [r["name"] for r in rows] == list(model.parameters)
-        assert exchange.overrides(model, rows) == {}
+        assert tables.overrides(model, rows) == {}
 
 
 @pytest.mark.parametrize("name", rungs())
@@ -45,8 +46,8 @@ def test_the_table_of_a_rung_gives_back_its_medians_and_what_was_changed(name):
     first, *_, last = rung.parameters
     given = {first: 1.1 * rung.parameters[first].value, last: rung.parameters[last].value}
     for form in ("csv", "json"):
-        assert exchange.overrides(rung, through(exchange.parameter_rows(rung), form)) == {}
-        assert exchange.overrides(rung, through(exchange.parameter_rows(rung, given), form)) == given
+        assert tables.overrides(rung, through(tables.parameter_rows(rung), form)) == {}
+        assert tables.overrides(rung, through(tables.parameter_rows(rung, given), form)) == given
 
 
 GIVEN = {
@@ -62,8 +63,8 @@ GIVEN = {
 def test_a_table_makes_the_same_simulation_to_the_last_bit(name, form):
     model = MODELS[name]()
     given = GIVEN[name]
-    rows = through(exchange.parameter_rows(model, given), form)
-    again = exchange.overrides(model, rows)
+    rows = through(tables.parameter_rows(model, given), form)
+    again = tables.overrides(model, rows)
     wanted, found = (simulate(model, g, [VIAL], [4.0, 24.0]) for g in (given, again))
     for what in ("amount_nmol", "activity_mbq", "tia_mbq_h"):
         np.testing.assert_array_equal(found[what], wanted[what])
@@ -73,21 +74,21 @@ def test_a_table_makes_the_same_simulation_to_the_last_bit(name, form):
 def test_a_model_that_was_read_from_sbml_has_a_table_too():
     model = sbml.read(sbml.export(pbrpk("psma_reference")))
     given = {"kidneys.R0": 9.0}
-    rows = through(exchange.parameter_rows(model, given), "csv")
+    rows = through(tables.parameter_rows(model, given), "csv")
     assert len(rows) == len(model.parameters)
-    assert list(exchange.overrides(model, rows).values()) == [9.0]
+    assert list(tables.overrides(model, rows).values()) == [9.0]
 
 
 def test_both_forms_name_the_model_and_what_it_was_made_with():
     model = PSMA.without("spleen").with_options(release="recycled", plasma_binding="albumin").with_ligand("PSMA-11")
-    rows, wanted = exchange.parameter_rows(model), exchange.about(model)
+    rows, wanted = tables.parameter_rows(model), tables.about(model)
     assert wanted == {
         "model": "psma", "release": "recycled", "plasma_binding": "albumin", "turnover": "none", "daughters": "none",
         "ligand": "PSMA-11", "without": "spleen",
     }  # fmt: skip
     for about, again in (
-        exchange.from_csv(exchange.to_csv(rows, about=wanted)),
-        exchange.from_json(exchange.to_json(rows, wanted)),
+        tables.from_csv(tables.to_csv(rows, about=wanted)),
+        tables.from_json(tables.to_json(rows, wanted)),
     ):
         assert about == wanted
         assert len(again) == len(model.parameters)
@@ -96,7 +97,7 @@ def test_both_forms_name_the_model_and_what_it_was_made_with():
 @settings(max_examples=50, deadline=None)
 @drawn(st.floats(min_value=1e-12, max_value=1e12))
 def test_a_number_keeps_its_last_bit(value):
-    rows = exchange.parameter_rows(PSMA, {"liver.R_density": value})
+    rows = tables.parameter_rows(PSMA, {"liver.R_density": value})
     for form in ("csv", "json"):
         again = through([r for r in rows if r["name"] == "liver.R_density"], form)
         assert float(again[0]["value"]) == value
@@ -110,35 +111,35 @@ def test_a_table_may_hold_some_parameters_in_other_units_and_derived_rows():
         "body.BSA,9,m2,sqrt(height*weight/3600),literature,derived\n"
         "kidneys.TER,200,mL/min,,given,MAG3\n"
     )
-    about, rows = exchange.from_csv(text)
-    found = exchange.overrides(PSMA, rows)
+    about, rows = tables.from_csv(text)
+    found = tables.overrides(PSMA, rows)
     assert about == {}
     assert found == pytest.approx({"liver.volume": 1.5, "kidneys.TER": 0.2})
 
 
 def test_what_a_patient_has_anyhow_is_not_given():
-    rows = exchange.parameter_rows(PSMA, {"TER": 0.2, "liver.volume": 1.5})
+    rows = tables.parameter_rows(PSMA, {"TER": 0.2, "liver.volume": 1.5})
     for row in rows:
         row["status"] = "calibrated"
-    assert exchange.overrides(PSMA, rows, {"liver.volume": 1.5}) == {"kidneys.TER": 0.2}
-    assert exchange.overrides(PSMA, rows, {"liver.volume": 1.6}) == {"kidneys.TER": 0.2, "liver.volume": 1.5}
+    assert tables.overrides(PSMA, rows, {"liver.volume": 1.5}) == {"kidneys.TER": 0.2}
+    assert tables.overrides(PSMA, rows, {"liver.volume": 1.6}) == {"kidneys.TER": 0.2, "liver.volume": 1.5}
 
 
 def test_a_parameter_that_follows_from_what_is_given_is_left_out():
-    names = {r["name"] for r in exchange.parameter_rows(PSMA, {"K_D": 2.0})}
-    assert {r["name"] for r in exchange.parameter_rows(PSMA)} - names == {"ligand.k_off"}
+    names = {r["name"] for r in tables.parameter_rows(PSMA, {"K_D": 2.0})}
+    assert {r["name"] for r in tables.parameter_rows(PSMA)} - names == {"ligand.k_off"}
     assert "ligand.K_D" in names
 
 
 def test_a_given_value_keeps_where_it_comes_from():
-    rows = exchange.parameter_rows(PSMA, {"TER": 0.2, "liver.volume": 1.5}, {"liver.volume": "CT of today"})
+    rows = tables.parameter_rows(PSMA, {"TER": 0.2, "liver.volume": 1.5}, {"liver.volume": "CT of today"})
     said = {r["name"]: (r["status"], r["source"]) for r in rows if r["status"] == "given"}
     assert said == {"kidneys.TER": ("given", "given by hand"), "liver.volume": ("given", "CT of today")}
 
 
 def test_every_row_has_a_unit_a_status_and_a_source():
-    for row in csv.DictReader(io.StringIO(exchange.to_csv(exchange.parameter_rows(PSMA)))):
-        assert tuple(row) == exchange.COLUMNS
+    for row in csv.DictReader(io.StringIO(tables.to_csv(tables.parameter_rows(PSMA)))):
+        assert tuple(row) == tables.COLUMNS
         assert all(cell.strip() for cell in row.values()), row
 
 
@@ -174,13 +175,13 @@ ROW = {"name": "liver.volume", "value": 1.5, "unit": "L", "status": "measured", 
 )
 def test_a_row_that_cannot_be_meant_is_refused(change, error, kind, words):
     with pytest.raises(error, match=f"(?s){words}") as caught:
-        exchange.overrides(PSMA, [ROW | change])
+        tables.overrides(PSMA, [ROW | change])
     assert caught.value.kind == kind
 
 
 def test_the_same_parameter_twice_is_refused_by_whatever_name():
     with pytest.raises(InputError, match=r"row 2.*kidneys\.TER is there twice"):
-        exchange.overrides(PSMA, [ROW | {"name": n, "value": 0.2, "unit": "L/min"} for n in ("TER", "kidneys.TER")])
+        tables.overrides(PSMA, [ROW | {"name": n, "value": 0.2, "unit": "L/min"} for n in ("TER", "kidneys.TER")])
 
 
 def test_a_rung_names_what_it_lacks_and_checks_its_values():
@@ -188,22 +189,22 @@ def test_a_rung_names_what_it_lacks_and_checks_its_values():
     name = "kidney_left.slow_half_time"
     for change, words in (({"name": "kidney_left.slow_halftime"}, name), ({"name": name, "value": -3.0}, "value > 0")):
         with pytest.raises(InputError, match=words):
-            exchange.overrides(rung, [ROW | {"unit": "h"} | change])
+            tables.overrides(rung, [ROW | {"unit": "h"} | change])
 
 
 @pytest.mark.parametrize(
     ("read", "text", "words"),
     [
-        (exchange.from_csv, "", r"columns none"),
-        (exchange.from_csv, "name,value,unit\n", r"add status, source"),
-        (exchange.from_csv, "name,value,unit,status,source,name\n", r"each once"),
-        (exchange.from_csv, "name,value,unit,status,source\na,1,L,assumed,x,y\n", r"row 1.*6 cells"),
-        (exchange.from_csv, "name,value,unit,status,source\na,1,L\n", r"row 1.*3 cells"),
-        (exchange.from_json, "{", r"no JSON"),
-        (exchange.from_json, "3", r"without a list of parameters"),
-        (exchange.from_json, json.dumps({"model": "psma"}), r"without a list of parameters"),
-        (exchange.from_json, json.dumps([1]), r"without a list of parameters"),
-        (exchange.from_json, json.dumps([{"name": "a"}]), r"row 1.*add value, unit, status, source"),
+        (tables.from_csv, "", r"columns none"),
+        (tables.from_csv, "name,value,unit\n", r"add status, source"),
+        (tables.from_csv, "name,value,unit,status,source,name\n", r"each once"),
+        (tables.from_csv, "name,value,unit,status,source\na,1,L,assumed,x,y\n", r"row 1.*6 cells"),
+        (tables.from_csv, "name,value,unit,status,source\na,1,L\n", r"row 1.*3 cells"),
+        (tables.from_json, "{", r"no JSON"),
+        (tables.from_json, "3", r"without a list of parameters"),
+        (tables.from_json, json.dumps({"model": "psma"}), r"without a list of parameters"),
+        (tables.from_json, json.dumps([1]), r"without a list of parameters"),
+        (tables.from_json, json.dumps([{"name": "a"}]), r"row 1.*add value, unit, status, source"),
     ],
 )
 def test_a_text_that_is_no_table_is_refused(read, text, words):
