@@ -141,14 +141,7 @@ class PlasmaTissueModel:
 
     def network(self, labels: Sequence[str] = ("ligand",), occupying: Sequence[str] | None = None) -> Network:
         """States, transfers and receptor pools of one or several labels; the same arguments give the same object."""
-        key = (tuple(labels), tuple(labels if occupying is None else occupying))
-        if key not in self._networks:
-            self._networks[key] = labelled(self._base, *key)
-        return self._networks[key]
-
-    @cached_property
-    def _networks(self) -> dict[tuple[tuple[str, ...], tuple[str, ...]], Network]:
-        return {}
+        return labelled(self._base, labels, occupying)
 
     @cached_property
     def _base(self) -> Network:

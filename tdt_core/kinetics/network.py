@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -216,8 +216,8 @@ def states_of(label: str, parts: Mapping[str, Sequence[str]]) -> tuple[State, ..
     return tuple(State(label, region, part) for region, names in parts.items() for part in names)
 
 
-def labelled(base: Network, labels: Sequence[str], occupying: Sequence[str] | None = None) -> Network:
-    """A network of one label, once for each of `labels`; those in `occupying`, by default all, take up binding sites.
+def checked_labels(labels: Sequence[str], occupying: Sequence[str] | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Labels, and those of them that take up binding sites; by default all.
 
     Raises
     ------
@@ -230,6 +230,16 @@ def labelled(base: Network, labels: Sequence[str], occupying: Sequence[str] | No
             expected="at least one label, and at least one of them that occupies",
             kind="model.label",
         )
+    return tuple(labels), taking
+
+
+def labelled(base: Network, labels: Sequence[str], occupying: Sequence[str] | None = None) -> Network:
+    """A network of one label, once for each of `labels`; see `checked_labels`. The same arguments give the same object."""
+    return _labelled(base, *checked_labels(labels, occupying))
+
+
+@lru_cache(maxsize=64)
+def _labelled(base: Network, labels: tuple[str, ...], taking: tuple[str, ...]) -> Network:
     place = {s.name: s for s in base.states}
 
     def of(label: str, state: str) -> str:
@@ -244,4 +254,5 @@ def labelled(base: Network, labels: Sequence[str], occupying: Sequence[str] | No
         ),
         tuple(Pool(p.name, p.capacity, tuple(of(label, m) for label in taking for m in p.members)) for p in base.pools),
         tuple(Binding(of(label, b.source), of(label, b.target), b.rate, b.pool) for label in labels for b in base.bindings),
+        tuple(Production(of(label, p.source), of(label, p.target), p.rate) for label in labels for p in base.productions),
     )

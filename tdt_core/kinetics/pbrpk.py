@@ -46,7 +46,7 @@ from tdt_core.kinetics.anatomy import (
 )
 from tdt_core.kinetics.daughters import births, elements, scopes
 from tdt_core.kinetics.ligands import laid_over, receptor_of
-from tdt_core.kinetics.network import Network
+from tdt_core.kinetics.network import Network, checked_labels
 from tdt_core.kinetics.rules import Array, Quantities, Rule, RuleTable, rule_of_row
 from tdt_core.kinetics.structure import COMPLEX, TRAPPED, Daughters, Flow, PlasmaBinding, Release, Species, Structure, Turnover
 from tdt_core.parameters import Parameter, ParameterTable, packaged_csv
@@ -224,13 +224,7 @@ class PBRPK:
 
         The same arguments give the same object.
         """
-        key = (tuple(labels), tuple(labels if occupying is None else occupying))
-        if not key[1] or not set(key[1]) <= set(key[0]):
-            raise ModelError(
-                f"labels {key[0]} of which {key[1]} occupy receptors",
-                expected="at least one label, and at least one of them that occupies",
-                kind="model.label",
-            )
+        key = checked_labels(labels, occupying)
         if key not in self._networks:
             self._networks[key] = self.structure.network([Species(label, occupies=label in key[1]) for label in key[0]])
         return self._networks[key]

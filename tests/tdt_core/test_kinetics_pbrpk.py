@@ -498,7 +498,7 @@ def organ(name, **changes):
         (lambda: REFERENCE.with_lesions(LESIONS).with_lesions(LESIONS), "model.organ", r"lesion/L1 is declared twice"),
         (lambda: REFERENCE.with_lesions({"L1": {"volume": MILLILITRES}}), "model.unit", r"mL.*L"),
         (lambda: REFERENCE.with_organ("a", "exchange", {"volume": 0.1}), "model.quantity", r"a\.flow = .* needs flow_fraction"),
-        (lambda: REFERENCE.network(("a",), occupying=("b",)), "model.label", r"occupy receptors"),
+        (lambda: REFERENCE.network(("a",), occupying=("b",)), "model.label", r"occupy binding sites"),
         (lambda: REFERENCE.network(()), "model.label", r"at least one label"),
         (lambda: pbrpk("psma_unheard_of"), "model.name", r"psma_reference"),
     ],

@@ -8,7 +8,7 @@ from scipy.integrate import solve_ivp
 
 from tdt_core.errors import ModelError
 from tdt_core.kinetics import sbml
-from tdt_core.kinetics.network import Network, Production, State, Transfer
+from tdt_core.kinetics.network import Network, Production, State, Transfer, labelled
 from tdt_core.kinetics.pbrpk import pbrpk
 from tdt_core.kinetics.sensitivity import sensitivities
 from tdt_core.kinetics.simulation import simulate, simulate_batch
@@ -172,3 +172,14 @@ def test_a_production_gives_its_target_and_leaves_its_source():
 def test_an_unknown_choice_is_refused():
     with pytest.raises(ModelError, match="one of none, explicit"):
         REFERENCE.with_options(turnover="slow")
+
+
+def test_a_network_under_another_label_keeps_what_a_flow_leaves_behind():
+    base = pbrpk("psma_reference").with_options(turnover="explicit").network()
+    values = pbrpk("psma_reference").with_options(turnover="explicit").coefficients()
+    named = labelled(base, ("hot",))
+    y = np.random.default_rng(1).uniform(0.0, 0.1, len(base.states))
+    wanted = base.derivative(base.gather(values)[0], y)
+    np.testing.assert_array_equal(named.derivative(named.gather(values)[0], y), wanted)
+    assert base.productions
+    assert labelled(base, ["hot"]) is named

@@ -58,7 +58,6 @@ class SbmlModel:
     initial_nmol: float
     options: Mapping[str, str] = field(default_factory=dict)
     given: Mapping[str, float] = field(default_factory=dict)
-    _networks: dict[tuple[tuple[str, ...], tuple[str, ...]], Network] = field(default_factory=dict, repr=False)
 
     @cached_property
     def table(self) -> RuleTable:
@@ -81,10 +80,7 @@ class SbmlModel:
 
     def network(self, labels: Sequence[str] = (LIGAND,), occupying: Sequence[str] | None = None) -> Network:
         """The network once for each label; those in `occupying` (all by default) take up binding sites."""
-        key = (tuple(labels), tuple(labels if occupying is None else occupying))
-        if key not in self._networks:
-            self._networks[key] = labelled(self.base, *key)
-        return self._networks[key]
+        return labelled(self.base, labels, occupying)
 
 
 def _table(rules: Sequence[Rule]) -> RuleTable:
