@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from flows.bench import BENCHES
 from flows.cli_common import EXIT_NO, AsJson, print_json, print_table, say
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -128,7 +129,7 @@ def trial_demo(
 
 def bench(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="Which benchmark.")],
+    name: Annotated[str, typer.Argument(help=f"One of {', '.join(BENCHES)}.")],
     as_json: AsJson = False,
 ) -> None:
     """Run a benchmark. Further options are the benchmark's own, such as --patients 4 --seed 2."""

@@ -7,18 +7,18 @@ the parameters' rules at rtol 1e-4 on one core, the fastest of several runs.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from flows.bench.clock import best, cores
 from tdt_core.errors import SettingsError
+from tdt_core.kinetics.clinical_levels import ORGANS
 from tdt_core.kinetics.lumping import by_organ, lumped, reduced
-from tdt_core.kinetics.pbrpk import PBRPK, VENOUS
+from tdt_core.kinetics.pbrpk import ARTERIAL, PBRPK, VENOUS
 from tdt_core.kinetics.population import population
 from tdt_core.kinetics.simulation import simulate_batch
 
@@ -28,10 +28,10 @@ RTOL, TIMED_RTOL, REPEATS = 1e-6, 1e-4, 5
 TIMES_H = (1.0, 4.0, 24.0, 72.0, 168.0)
 NAMES = ("lumped", "reduced")
 TOGETHER: Mapping[str, tuple[str, ...]] = {
-    "kidneys": ("kidney_left", "kidney_right"),
-    "salivary glands": ("parotid_left", "parotid_right", "submandibular_left", "submandibular_right"),
-    "lacrimal glands": ("lacrimal_left", "lacrimal_right"),
-    "blood": ("arterial_pool", VENOUS),
+    "kidneys": ORGANS["kidneys"],
+    "salivary glands": ORGANS["glands"],
+    "lacrimal glands": ORGANS["lacrimal"],
+    "blood": (ARTERIAL, VENOUS),
 }
 """What is told as one; every other region of the whole body is told by itself."""
 
@@ -83,16 +83,8 @@ def _late(found: FloatArray, wanted: FloatArray) -> dict[str, float]:
 
 def _timed(model: PBRPK, drawn: Mapping[str, Any], given: list[Any]) -> float:
     """Seconds of the fastest of several runs on one core."""
-    cores, seconds = numba.get_num_threads(), []
-    numba.set_num_threads(1)
-    try:
-        for _ in range(REPEATS):
-            started = time.perf_counter()
-            simulate_batch(model, drawn, given, [24.0], rtol=TIMED_RTOL)
-            seconds.append(time.perf_counter() - started)
-    finally:
-        numba.set_num_threads(cores)
-    return min(seconds)
+    with cores(1):
+        return best(lambda: simulate_batch(model, drawn, given, [24.0], rtol=TIMED_RTOL), REPEATS)[0]
 
 
 def describe(figures: Mapping[str, Any]) -> str:

@@ -10,13 +10,14 @@ benchmark reports their mean. Figures per patient are for one core.
 from __future__ import annotations
 
 import resource
-import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from flows.bench.clock import best, cores
 from tdt_core.errors import SettingsError
 from tdt_core.kinetics import sbml
 from tdt_core.kinetics.lanes import LANES
@@ -44,21 +45,19 @@ def run(patients: int = 512, many: int = 10_000, peers: int = 24, repeats: int =
 
     if patients < LANES or peers < 1 or peers > patients:
         raise SettingsError("too few patients", expected=f"patients >= {LANES}, 1 <= peers <= patients", kind="settings.bench")
-    cores = min(numba.config.NUMBA_NUM_THREADS, 2)  # type: ignore[attr-defined]
+    count = min(numba.config.NUMBA_NUM_THREADS, 2)  # type: ignore[attr-defined]
     model = pbrpk("psma_reference")
     course = plan(model, GIVEN, [], END_H, 1e-4, by_part=False)
     ours = Ours(model, course, seed)
     ours.solve(ours.coefficients(LANES + 1), 1e-4)  # compiled before any clock runs
 
-    numba.set_num_threads(cores)
-    seconds, _ = best(lambda: ours.solve(ours.coefficients(many), 1e-4), 2)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    coefficients = ours.coefficients(patients)
-    truth = ours.solve(coefficients[:peers], 1e-11).integrals
-    large = ours.coefficients(many)
-    both, _ = best(lambda: ours.solve(large, 1e-4), repeats)
-    numba.set_num_threads(1)
-    peer = Peer(model, course)
+    with cores(count):
+        seconds, _ = best(lambda: ours.solve(ours.coefficients(many), 1e-4), 2)
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        coefficients = ours.coefficients(patients)
+        truth = ours.solve(coefficients[:peers], 1e-11).integrals
+        large = ours.coefficients(many)
+        both, _ = best(lambda: ours.solve(large, 1e-4), repeats)
     figures: dict[str, Any] = {
         "states": len(course.network.states),
         "time_integrals": len(course.regions),
@@ -66,24 +65,24 @@ def run(patients: int = 512, many: int = 10_000, peers: int = 24, repeats: int =
         "seconds_10000_patients": seconds * 10_000 / many,
         "peak_memory_gb": memory,
     }
-    for rtol, name in ((1e-4, "rtol1e-4"), (1e-6, "rtol1e-6")):
-        wall, found = best(lambda rtol=rtol: ours.solve(coefficients, rtol), repeats)
-        error = mean_error(found.integrals[:peers], truth)
-        theirs = peer.fastest(coefficients[:peers], truth, error)
-        figures |= {
-            f"ms_per_patient.{name}": 1e3 * wall / patients,
-            f"tia_error.{name}": error,
-            f"steps.{name}": float(found.steps.mean()),
-            f"roadrunner_ms_per_patient.{name}": theirs["ms"],
-            f"roadrunner_tia_error.{name}": theirs["error"],
-            f"roadrunner_rtol.{name}": theirs["rtol"],
-            f"ratio.{name}": theirs["ms"] / (1e3 * wall / patients),
-        }
-    one, _ = best(lambda: ours.solve(large, 1e-4), repeats)
-    figures["two_core_speedup"] = one / both if cores > 1 else None
-    alone, _ = best(lambda: ours.solve(coefficients[:1], 1e-4), repeats)
-    numba.set_num_threads(cores)
-    return figures | {"ms_alone.rtol1e-4": 1e3 * alone}
+    with cores(1):
+        peer = Peer(model, course)
+        for rtol, name in ((1e-4, "rtol1e-4"), (1e-6, "rtol1e-6")):
+            wall, found = best(partial(ours.solve, coefficients, rtol), repeats)
+            error = mean_error(found.integrals[:peers], truth)
+            theirs = peer.fastest(coefficients[:peers], truth, error)
+            figures |= {
+                f"ms_per_patient.{name}": 1e3 * wall / patients,
+                f"tia_error.{name}": error,
+                f"steps.{name}": float(found.steps.mean()),
+                f"roadrunner_ms_per_patient.{name}": theirs["ms"],
+                f"roadrunner_tia_error.{name}": theirs["error"],
+                f"roadrunner_rtol.{name}": theirs["rtol"],
+                f"ratio.{name}": theirs["ms"] / (1e3 * wall / patients),
+            }
+        one, _ = best(lambda: ours.solve(large, 1e-4), repeats)
+        alone, _ = best(lambda: ours.solve(coefficients[:1], 1e-4), repeats)
+    return figures | {"two_core_speedup": one / both if count > 1 else None, "ms_alone.rtol1e-4": 1e3 * alone}
 
 
 class Ours:
@@ -155,16 +154,6 @@ def mean_error(integrals: FloatArray, truth: FloatArray) -> float:
     """Mean over patients of the largest relative error over regions that hold anything."""
     seen = truth.min(axis=0) > 0
     return float((np.abs(integrals / np.where(seen, truth, 1.0) - 1.0)[:, seen]).max(axis=1).mean())
-
-
-def best(work: Any, repeats: int) -> tuple[float, Any]:
-    """Shortest wall time of several runs, and what the last one gave."""
-    times, found = [], None
-    for _ in range(repeats):
-        start = time.perf_counter()
-        found = work()
-        times.append(time.perf_counter() - start)
-    return min(times), found
 
 
 def describe(figures: Mapping[str, Any]) -> str:
