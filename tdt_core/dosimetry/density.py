@@ -69,14 +69,7 @@ def density_map(
                 kind="input.density",
             )
     elif material is not None:
-        index = np.asarray(material)
-        if not np.issubdtype(index.dtype, np.integer) or index.min() < 0 or index.max() >= len(MATERIALS):
-            raise InputError(
-                f"material map of type {index.dtype}, values {index.min()} to {index.max()}",
-                expected=f"integers 0 to {len(MATERIALS) - 1}",
-                kind="input.material",
-            )
-        density = np.array([medium_density_g_cm3(m) for m in MATERIALS], np.float32)[index]
+        density = np.array([medium_density_g_cm3(m) for m in MATERIALS], np.float32)[check_material(material)]
     else:
         density = np.ones(shape, np.float32)
     if density.shape != tuple(shape):
@@ -86,6 +79,38 @@ def density_map(
             remedy="resample the CT to the grid of the activity",
         )
     return density
+
+
+def check_material(material: npt.NDArray[Any]) -> npt.NDArray[np.integer]:
+    """The map itself when it holds indices of `MATERIALS`; else InputError."""
+    index = np.asarray(material)
+    if not np.issubdtype(index.dtype, np.integer) or index.size == 0 or index.min() < 0 or index.max() >= len(MATERIALS):
+        values = f"values {index.min()} to {index.max()}" if index.size else "no value"
+        raise InputError(
+            f"material map of type {index.dtype}, {values}",
+            expected=f"integers 0 to {len(MATERIALS) - 1}, indices of {MATERIALS}",
+            kind="input.material",
+        )
+    return index
+
+
+def areal_scale(density: Array32, material: npt.NDArray[Any] | None) -> Array32:
+    """(z, y, x) factor on a distance before it enters the electron kernel of water: k of the medium times its density.
+
+    Without materials every voxel is water of its density. The floor holds here too, so that what a voxel takes and the mass
+    that divides it belong together; air counts as the thinnest lung, and what would be deposited there escapes.
+    Raises GeometryError on another shape, InputError on values that are no material.
+    """
+    scale = np.maximum(density, np.float32(FLOOR_G_CM3))
+    if material is None:
+        return scale
+    index = check_material(material)
+    if index.shape != density.shape:
+        raise GeometryError(
+            f"materials of shape {index.shape} with densities of shape {density.shape}", expected="the same grid"
+        )
+    k = np.array([medium_electron_k(name) for name in MATERIALS], np.float32)
+    return np.asarray(scale * k[index], np.float32)
 
 
 def mass_kg(density: Array32, spacing_mm: tuple[float, float, float]) -> Array32:

@@ -9,7 +9,7 @@ Outside the grid is vacuum: what would be deposited there has escaped, and nothi
 from __future__ import annotations
 
 import math
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 import numpy as np
@@ -102,27 +102,40 @@ def kernel_octants(setting: EngineSetting, edges: Edges, exact: bool) -> tuple[F
     kernels = point_kernels(setting.nuclide, setting.progeny)
     whole: Shape = tuple(n - 1 for n in setting.shape)  # type: ignore[assignment]
     if exact:
-        photons = _cached(setting.cache, name + "|exact", lambda: octant_kev(kernels.photons, edges, whole))
+        photons = cached(setting.cache, name + "|exact", lambda: octant_kev(kernels.photons, edges, whole))
         return _with_electrons(photons, kernels.electrons, edges), None
-    reach = NEAR_VOXELS * max(edges)
-
-    def near_weight(radius_cm: FloatArray) -> FloatArray:
-        return np.where(radius_cm < reach, np.cos(np.pi * radius_cm / (2 * reach)) ** 2, 0.0)
+    reach = float(kernels.electrons.radius_cm[-1])
 
     def near() -> FloatArray:
-        width = _half_width(edges, max(reach, float(kernels.electrons.radius_cm[-1])), whole)
-        photons = octant_kev(kernels.photons.windowed(near_weight), edges, width)
-        return _with_electrons(photons, kernels.electrons, edges)
+        return _with_electrons(near_photons(kernels.photons, edges, setting.shape, reach), kernels.electrons, edges)
 
     def far() -> FloatArray:
-        double = (2 * edges[0], 2 * edges[1], 2 * edges[2])
-        rest = kernels.photons.windowed(lambda r: 1.0 - near_weight(r))
-        return sharpened(octant_kev(RadialKernel(rest.radius_cm, rest.cumulative_kev), double, coarse_shape(setting.shape)))
+        return far_photons(kernels.photons, edges, setting.shape)
 
-    return _cached(setting.cache, name + "|near", near), _cached(setting.cache, name + "|far", far)
+    return cached(setting.cache, name + "|near", near), cached(setting.cache, name + "|far", far)
 
 
-def _cached(cache: MutableMapping[str, Any] | None, name: str, make: Any) -> FloatArray:
+def near_photons(photons: RadialKernel, edges: Edges, shape: Shape, reach_cm: float = 0.0) -> FloatArray:
+    """Octant, on the grid itself, of the photons near their source; at least `reach_cm` wide."""
+    whole: Shape = tuple(n - 1 for n in shape)  # type: ignore[assignment]
+    width = half_width(edges, max(NEAR_VOXELS * max(edges), reach_cm), whole)
+    return octant_kev(photons.windowed(lambda r: _near_weight(r, edges)), edges, width)
+
+
+def far_photons(photons: RadialKernel, edges: Edges, shape: Shape) -> FloatArray:
+    """Octant, on the coarse grid, of the photons that `near_photons` leaves out."""
+    double = (2 * edges[0], 2 * edges[1], 2 * edges[2])
+    rest = photons.windowed(lambda r: 1.0 - _near_weight(r, edges))
+    return sharpened(octant_kev(RadialKernel(rest.radius_cm, rest.cumulative_kev), double, coarse_shape(shape)))
+
+
+def _near_weight(radius_cm: FloatArray, edges: Edges) -> FloatArray:
+    reach = NEAR_VOXELS * max(edges)
+    return np.where(radius_cm < reach, np.cos(np.pi * radius_cm / (2 * reach)) ** 2, 0.0)
+
+
+def cached(cache: MutableMapping[str, Any] | None, name: str, make: Callable[[], FloatArray]) -> FloatArray:
+    """`make()`, or what the mapping holds under that name; it is put there."""
     if cache is None:
         return np.asarray(make())
     if name not in cache:
@@ -130,7 +143,8 @@ def _cached(cache: MutableMapping[str, Any] | None, name: str, make: Any) -> Flo
     return np.asarray(cache[name])
 
 
-def _half_width(edges: Edges, reach_cm: float, whole: Shape) -> Shape:
+def half_width(edges: Edges, reach_cm: float, whole: Shape) -> Shape:
+    """Voxels per axis that a reach covers, at most `whole`."""
     z, y, x = (min(w, math.ceil(reach_cm / e) + 1) for w, e in zip(whole, edges, strict=True))
     return z, y, x
 
@@ -138,7 +152,7 @@ def _half_width(edges: Edges, reach_cm: float, whole: Shape) -> Shape:
 def _with_electrons(photons: FloatArray, electrons: RadialKernel, edges: Edges) -> FloatArray:
     """Photon octant plus the short electron octant in its corner."""
     whole: Shape = tuple(n - 1 for n in photons.shape)
-    short = octant_kev(electrons, edges, _half_width(edges, float(electrons.radius_cm[-1]), whole))
+    short = octant_kev(electrons, edges, half_width(edges, float(electrons.radius_cm[-1]), whole))
     out = photons.copy()
     sz, sy, sx = short.shape
     out[:sz, :sy, :sx] += short
