@@ -17,7 +17,7 @@ import numpy.typing as npt
 from tdt_core.codec import digest
 from tdt_core.errors import CalibrationError, GeometryError, InputError, UnitError
 from tdt_core.imaging import error_budget as eb
-from tdt_core.imaging.density import density
+from tdt_core.imaging.density import check_coverage, density
 from tdt_core.imaging.masks import body_outline, check_labels
 from tdt_core.imaging.partial_volume import Corrected, compartments, correct
 from tdt_core.imaging.regions import region_named, with_volume
@@ -275,6 +275,7 @@ def _one_scan(task: _Task) -> tuple[tuple[RegionActivity, ...], RegisteredScan, 
     scan, ct, ref = task.scan, task.ct, task.reference_scan
     findings: list[str] = []
     check_scan(scan)
+    check_coverage(ct.volume, scan.volume)
     own_body = body_outline(ct.volume)
     frame, own = ref.volume.frame_of_reference, scan.volume.frame_of_reference
     if own == frame:
