@@ -5,8 +5,10 @@ S = energy absorbed per decay over the mass of the target, mGy/(MBq s) = 1.60217
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache as kept
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +17,7 @@ from tdt_core.dosimetry.density import check_spacing, medium_density_g_cm3, medi
 from tdt_core.dosimetry.radial import RadialKernel, electron_kernel, photon_kernel
 from tdt_core.dosimetry.units import DECAYS_PER_MBQ_S, JOULE_PER_KEV, FloatArray
 from tdt_core.errors import InputError
-from tdt_core.nuclides import Progeny, emissions
+from tdt_core.nuclides import Progeny, emissions, normalise_name
 from tdt_core.nuclides.spectra import join
 
 _MGY_PER_MBQ_S_KEV_PER_KG = DECAYS_PER_MBQ_S * JOULE_PER_KEV * 1000.0
@@ -34,7 +36,7 @@ class PointKernels:
     emitted_kev: float
 
 
-@cache
+@kept
 def point_kernels(nuclide: str, progeny: Progeny = "equilibrium") -> PointKernels:
     """Radial kernels of a nuclide. Raises InputError when it emits nothing that deposits energy."""
     emitted = emissions(nuclide, progeny)
@@ -75,6 +77,7 @@ def voxel_s_values(
     progeny: Progeny = "equilibrium",
     *,
     density_g_cm3: float | None = None,
+    cache: MutableMapping[str, Any] | None = None,
 ) -> FloatArray:
     """Voxel S values in an infinite uniform medium, mGy/(MBq s).
 
@@ -86,6 +89,7 @@ def voxel_s_values(
     medium : a name in `MATERIALS`.
     progeny : "equilibrium" or "none".
     density_g_cm3 : overrides the medium's density.
+    cache : mapping that keeps results between calls (`storage.kernel_cache.KernelCache` keeps them on disk).
 
     Returns
     -------
@@ -96,11 +100,17 @@ def voxel_s_values(
         raise InputError(f"half width {half_width}", expected="0 or more voxels", kind="input.kernel")
     dz, dy, dx = spacing_mm
     edges = (dz / 10.0, dy / 10.0, dx / 10.0)
+    name = f"voxel_s|{normalise_name(nuclide)}|{progeny}|{edges}|{half_width}|{medium}|{density_g_cm3}"
+    if cache is not None and name in cache:
+        return np.array(cache[name])
     electrons, photons, density = media_kernels(nuclide, progeny, medium, density_g_cm3)
     width = (half_width, half_width, half_width)
     energy = octant_kev(electrons, edges, width) + octant_kev(photons, edges, width)
     mass_kg = density * edges[0] * edges[1] * edges[2] / 1000.0
-    return mirrored(energy) * (_MGY_PER_MBQ_S_KEV_PER_KG / mass_kg)
+    values = mirrored(energy) * (_MGY_PER_MBQ_S_KEV_PER_KG / mass_kg)
+    if cache is not None:
+        cache[name] = values.copy()
+    return values
 
 
 def sphere_absorbed_kev(kernel: RadialKernel, radius_cm: float) -> float:

@@ -7,10 +7,12 @@ from hypothesis import strategies as st
 
 from tdt_core.dosimetry import sphere_s_value, voxel_s_values
 from tdt_core.dosimetry.boxes import mirrored, octant_kev
-from tdt_core.dosimetry.radial import RadialKernel
-from tdt_core.dosimetry.s_values import point_kernels, sphere_absorbed_kev
+from tdt_core.dosimetry.density import medium_density_g_cm3, medium_electron_k
+from tdt_core.dosimetry.radial import RadialKernel, electron_kernel
+from tdt_core.dosimetry.s_values import media_kernels, point_kernels, sphere_absorbed_kev
 from tdt_core.errors import GeometryError, InputError
-from tdt_core.nuclides import emissions
+from tdt_core.nuclides import Spectrum, emissions
+from tdt_core.nuclides.spectra import join
 
 KEV_KG_TO_MGY = 1.602176634e-7
 NAMES = ("Lu-177", "Tb-161", "Y-90", "I-131", "Sm-153", "Ho-166", "Cu-64", "F-18", "In-111", "Tc-99m", "Ra-223", "Ac-225")
@@ -54,6 +56,50 @@ def test_density_scales_with_its_square_and_the_stretched_voxel(a, b, c, density
     dense = voxel_s_values("Lu-177", (a, b, c), 2, density_g_cm3=density)
     stretched = voxel_s_values("Lu-177", (a * density, b * density, c * density), 2)
     assert dense == pytest.approx(density**2 * stretched, rel=2e-3)
+
+
+MEDIA = st.sampled_from(["water", "soft_tissue", "lung", "cortical_bone", "red_marrow", "adipose"])
+
+
+@settings(max_examples=20, deadline=None)
+@given(a=edges, b=edges, c=edges, medium=MEDIA, factor=st.floats(0.5, 2.0), name=st.sampled_from(["Lu-177", "Y-90", "I-131"]))
+def test_in_every_medium_density_scales_with_its_square_and_the_stretched_voxel(a, b, c, medium, factor, name):
+    rho = medium_density_g_cm3(medium)
+    dense = voxel_s_values(name, (a, b, c), 1, medium=medium, density_g_cm3=rho * factor)
+    stretched = voxel_s_values(name, (a * factor, b * factor, c * factor), 1, medium=medium)
+    assert dense == pytest.approx(factor**2 * stretched, rel=3e-3)
+
+
+@settings(max_examples=15, deadline=None)
+@given(a=edges, b=edges, c=edges, medium=MEDIA)
+def test_electrons_of_a_medium_are_those_of_water_at_density_times_k(a, b, c, medium):
+    """F_medium(t) = F_water(k t), t the areal depth: the same energy as in water stretched by k and density."""
+    scale = medium_density_g_cm3(medium) * medium_electron_k(medium)
+    electrons, _, _ = media_kernels("Y-90", "equilibrium", medium, None)
+    found = octant_kev(electrons, (a / 10, b / 10, c / 10), (2, 2, 2))
+    water = octant_kev(point_kernels("Y-90").electrons, (a * scale / 10, b * scale / 10, c * scale / 10), (2, 2, 2))
+    assert found == pytest.approx(water, rel=3e-3, abs=1e-6 * float(water.max()))
+
+
+@settings(max_examples=15, deadline=None)
+@given(a=edges, b=edges, c=edges, medium=MEDIA)
+def test_in_every_medium_equal_voxels_exchange_equally_and_axes_permute(a, b, c, medium):
+    s = voxel_s_values("I-131", (a, b, c), 2, medium=medium)
+    assert s == pytest.approx(s[::-1, ::-1, ::-1], rel=1e-12)
+    assert s == pytest.approx(voxel_s_values("I-131", (c, a, b), 2, medium=medium).transpose(1, 2, 0), rel=1e-9)
+    assert s.argmax() == s.size // 2
+
+
+@settings(max_examples=10, deadline=None)
+@given(p=st.floats(0.05, 0.95), a=edges, medium=MEDIA)
+def test_values_are_linear_in_the_emissions(p, a, medium):
+    """Half the decays give half the energy: kernels of a mixture of two spectra are the mixture of their kernels."""
+    lines = [Spectrum(np.array([e]), np.array([y])) for e, y in ((150.0, p), (900.0, 1 - p))]
+    scale = medium_density_g_cm3(medium) * medium_electron_k(medium)
+    box = ((a / 10,) * 3, (2, 2, 2))
+    mixed = octant_kev(electron_kernel(join(lines))[0].stretched(scale), *box)
+    apart = sum(octant_kev(electron_kernel(line)[0].stretched(scale), *box) for line in lines)
+    assert mixed == pytest.approx(apart, rel=5e-3, abs=1e-3 * float(mixed.max()))
 
 
 @settings(max_examples=15, deadline=None)
