@@ -65,7 +65,7 @@ def simulate(
     """A whole-body model under a schedule: activity over time, time-integrated activity, and what it rests on."""
     from flows import simulate as work
     from flows.simulate_input import as_input, read_times
-    from flows.simulate_parameters import Table, patient_of, read_table, tabled
+    from flows.simulate_parameters import Table, parameter_rows, patient_of, read_table, tabled
 
     if out is not None:
         work.check_folder(resolved(out))
@@ -78,9 +78,11 @@ def simulate(
     given = _administrations(one, {"time_h": at, "duration_h": duration_h, "residual_mbq": residual_mbq}, schedule)
     if given:
         with as_input():
-            virtual = virtual.with_ligand(given[0].ligand)
+            virtual = virtual.with_ligands([a.ligand for a in given])
     if parameters is not None:
-        virtual = tabled(virtual, table, given[0].ligand if given and virtual.model.ligand else None)
+        virtual = tabled(virtual, table, virtual.ligands if virtual.model.ligand or virtual.several else ())
+    if not virtual.ligands:
+        virtual = virtual.with_ligands(())  # what is given for one ligand needs that ligand
     only_parameters = show_parameters or (export_parameters is not None and not given)
     outcome = None if only_parameters else work.run(virtual, given, None if times is None else read_times(times), until)
     files = []
@@ -89,7 +91,7 @@ def simulate(
     if out is not None and outcome is not None:
         files += work.write(outcome, resolved(out))
     if as_json:
-        told = {"parameters": work.parameter_rows(virtual)} if outcome is None else work.told(outcome)
+        told = {"parameters": parameter_rows(virtual)} if outcome is None else work.told(outcome)
         print_json(told | {"files": files})
         return
     if show_parameters:
@@ -120,7 +122,8 @@ def _administrations(one: dict[str, Any], numbers: dict[str, Any], schedule: Pat
 
 def _print_parameters(virtual: Any) -> None:
     from flows.report.style import number
-    from flows.simulate import RESEARCH, counts_in_words, parameter_rows, status_counts
+    from flows.simulate import RESEARCH
+    from flows.simulate_parameters import counts_in_words, parameter_rows, status_counts
 
     rows = [r for r in parameter_rows(virtual) if not r["rule"]]
     cells = [(r["name"], number(r["value"], 5), r["unit"], r["status"], r["source"]) for r in rows]
@@ -133,23 +136,41 @@ def _print_parameters(virtual: Any) -> None:
 
 def _print_outcome(outcome: Any) -> None:
     from flows.report.style import name_of, number
-    from flows.simulate import RESEARCH, counts_in_words, nuclides_of, status_counts, tia_rows
+    from flows.simulate import RESEARCH, daughters_in, nuclides_of, parts_of, tia_rows
     from flows.simulate_page import schedule_in_words
+    from flows.simulate_parameters import counts_in_words, status_counts
 
     for line in schedule_in_words(outcome):
         say(line)
-    rows = tia_rows(outcome)
+    rows = {(r["nuclide"], r["region"]): r for r in tia_rows(outcome)}
     for name in nuclides_of(outcome):
+        parts = parts_of(outcome, name)
         print_table(
             f"Time-integrated activity of {name} until {outcome.data.attrs['end_h']:.0f} h",
-            ("region", "MBq h", "h", "of all decays"),
+            (
+                "region",
+                "MBq h",
+                "h",
+                "of all decays",
+                *(f"{part.partition('/')[2].replace('_', ' ')}, MBq h" for part in parts),
+            ),
             [
-                (name_of(r["region"]), number(r["tia_mbq_h"], 4), number(r["hours"], 4), f"{r['share']:.2%}")
-                for r in rows
-                if r["nuclide"] == name
+                (
+                    name_of(region),
+                    number(r["tia_mbq_h"], 4),
+                    number(r["hours"], 4),
+                    f"{r['share']:.2%}",
+                    *(number(rows[part, region]["tia_mbq_h"], 4) for part in parts),
+                )
+                for (nuclide, region), r in rows.items()
+                if nuclide == name
             ],
         )
-    say("h: per administered activity")
+    say(
+        "h: per administered activity; of a daughter, of its parent's"
+        if daughters_in(outcome)
+        else "h: per administered activity"
+    )
     say(f"parameters: {counts_in_words(status_counts(outcome.virtual))}")
     for note in outcome.notes:
         say(f"note: {note}")

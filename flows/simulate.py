@@ -11,8 +11,7 @@ import json
 import math
 import shutil
 import tempfile
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,23 +20,22 @@ import numpy as np
 import xarray as xr
 
 from flows.simulate_input import SCHEDULE_COLUMNS, Virtual, as_input
+from flows.simulate_notes import notes_on
+from flows.simulate_parameters import parameters_csv, parameters_json, status_counts
 from storage.atomic import disk_errors, publish_folder, write_atomic
 from tdt_core.errors import InputError
 from tdt_core.kinetics import simulate as solve
 from tdt_core.kinetics.daughters import daughters_of
-from tdt_core.kinetics.ligands import family, has_own_parameters, receptor_of
-from tdt_core.kinetics.parameter_tables import BY_HAND, GIVEN, about, to_csv, to_json
 from tdt_core.kinetics.pbrpk import OPTIONS
+from tdt_core.kinetics.schedules import administered, check_schedule
+from tdt_core.kinetics.simulation import FREE, ON_LIGAND
 from tdt_core.nuclides import nuclide
 from tdt_core.twin import Administration
 
 RESEARCH = "Research use only. A simulation of a model, not of a patient; nothing here may decide a treatment."
 RTOL = 1e-8
-ASSUMED_OF_LIGAND = ("ligand.k_on", "ligand.K_D", "ligand.lambda_int")
-"""Parameters that a run names where they are assumed."""
 CURVE_POINTS = 80
 SHOWN_H = 168.0
-PARAMETER_COLUMNS = ("name", "value", "unit", "rule", "distribution", "sd", "status", "source")
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,14 +77,15 @@ def run(
         )
     given = tuple(sorted(schedule, key=lambda a: a.time_h))
     with as_input():
-        virtual = virtual.with_ligand(given[0].ligand)
-        notes = _notes(virtual, given)
+        check_schedule(given, several=True)
+        virtual = virtual.with_ligands([a.ligand for a in given])
+        notes = notes_on(virtual, given)
         end = _shown_until(given, times_h, until_h)
         grid = _grid(given, end)
         wanted = tuple(grid if times_h is None else times_h)
         all_times = sorted({*wanted, *grid})
         data = solve(virtual.model, virtual.values, given, all_times, rtol=RTOL).sum("part")
-    return Outcome(virtual, given, wanted, data, (*notes, *_too_hot(given)))
+    return Outcome(virtual, given, wanted, data, notes)
 
 
 def _shown_until(given: Sequence[Administration], times_h: Sequence[float] | None, until_h: float | None) -> float:
@@ -109,7 +108,7 @@ def _shown_until(given: Sequence[Administration], times_h: Sequence[float] | Non
         )
     if until_h is not None:
         return until_h
-    ten = max(10.0 * nuclide(a.nuclide).half_life_h for a in given)
+    ten = max(10.0 * nuclide(a.nuclide).half_life_h for a in given if a.nuclide)
     default = last + min(SHOWN_H, ten)
     return default if times_h is None else max(max(times_h), first + 1.0 / 60.0)
 
@@ -125,147 +124,66 @@ def _grid(given: Sequence[Administration], end_h: float) -> list[float]:
     return sorted(times)
 
 
-def _notes(virtual: Virtual, given: Sequence[Administration]) -> tuple[str, ...]:
-    model = virtual.model
-    notes = _of_patient(virtual)
-    for ligand in dict.fromkeys(a.ligand for a in given):
-        own = family(ligand)
-        target = receptor_of(ligand)
-        if target not in model.targets:
-            raise InputError(
-                f"{ligand} binds to {target}; the model {model.name} has receptors for {', '.join(model.targets)}",
-                expected=f"a ligand of {', '.join(model.targets)}",
-                remedy="choose another model or another product",
-                kind="model.ligand",
-            )
-        if model.ligand:
-            continue  # its own rows are used, and their status shows in the parameters
-        if has_own_parameters(ligand) and ligand != own:
-            notes.append(f"{ligand} is given, the parameters are those of the model's own ligand (assumed)")
-        elif ligand != own:
-            notes.append(f"{ligand} has no parameters of its own: those of {own} are used (assumed)")
-    if assumed := [n for n in ASSUMED_OF_LIGAND if n in model.parameters and model.parameters[n].status == "assumed"]:
-        notes.append(f"assumed, nothing was found for it: {', '.join(assumed)}; see the status of each parameter")
-    if model.name == "psma_reference":
-        notes.append("psma_reference is the numerical reference case of the engine, no patient")
-    return tuple(notes)
-
-
-def _of_patient(virtual: Virtual) -> list[str]:
-    """What the typical patient rests on, and where the run leaves what it was calibrated for."""
-    people, model = virtual.people, virtual.model
-    if people is None:
-        return []
-    fitted = sorted(n for n in people.calibrated if n in virtual.typical)
-    notes = [f"the typical patient of a population that was calibrated to clinical levels: {', '.join(fitted)}"]
-    left = [f"{o} {getattr(model, o)}" for o in OPTIONS if getattr(model, o) != getattr(people.model, o)]
-    if model.ligand not in ("", people.ligand):
-        left.append(f"the ligand {model.ligand}")
-    values = model.quantities(virtual.values)
-    woman = float(values["body.female"]) > 0
-    if woman and "body.female" not in people.table:
-        left.append("a woman, whose height and weight stay those of the men where they are not given")
-    usual, kidneys = ([o.name for o in m.organs if o.template == "paired_kidney"] for m in (people.model, model))
-    if len(kidneys) < len(usual):
-        left.append(f"{kidneys[0]} alone, with all filtration and flow and its usual volume" if kidneys else "no kidneys")
-    if left:
-        notes.append(f"not what the population was calibrated for: {', '.join(left)}")
-    if "tumour_rest" in model.regions and any(r.startswith("lesion/") for r in model.regions):
-        load = float(values["tumour_rest.volume"])
-        notes.append(f"{1000 * load:.0f} mL of other tumours stay beside the lesions; --without tumour_rest if there are none")
-    if woman and "prostate" in model.regions:
-        notes.append("a woman with a prostate; --without prostate")
-    return notes
-
-
-def _too_hot(given: Sequence[Administration]) -> list[str]:
-    """Vials that hold more radioactive ligand than ligand: no chemistry makes them."""
-    notes = []
-    for a in given:
-        atoms_nmol = a.activity_mbq / nuclide(a.nuclide).mbq_per_nmol
-        if a.amount_nmol is not None and atoms_nmol > a.amount_nmol:
-            notes.append(
-                f"{a.activity_mbq:g} MBq of {a.nuclide} are {atoms_nmol:.3g} nmol of it, more than the "
-                f"{a.amount_nmol:g} nmol of ligand given at {a.time_h:g} h: a trace for a calculation, no vial"
-            )
-    return notes
-
-
 # --- telling ---------------------------------------------------------------------------------------------------------
 
 
-def status_counts(virtual: Virtual) -> dict[str, int]:
-    """How many of the model's parameters have which status; those given by hand are counted as given."""
-    counts = Counter(row["status"] for row in parameter_rows(virtual) if not row["rule"])
-    ordered = {s: counts[s] for s in ("measured", "literature", "calibrated", "assumed") if counts[s]}
-    return ordered | ({GIVEN: len(virtual.given)} if virtual.given else {})
-
-
-def counts_in_words(counts: Mapping[str, int]) -> str:
-    """`97 literature, 9 assumed`."""
-    return ", ".join(f"{n} {status}" for status, n in counts.items())
-
-
-def parameter_rows(virtual: Virtual) -> list[dict[str, Any]]:
-    """Every quantity: parameters with their number, derived ones with the value and the rule that it follows from."""
-    model = virtual.model
-    values, parameters = model.quantities(virtual.values), model.parameters
-    follows = model.table.followers(virtual.values)
-    rows = []
-    for name, declared in model.table.items():
-        by_hand, typical = name in virtual.given, name in virtual.typical
-        rule = virtual.row_of(name) if typical else model.table.acting(name, virtual.values)
-        own = (typical or (name in parameters and name not in follows)) and not by_hand
-        rows.append(
-            {
-                "name": name,
-                "value": float(values[name]),
-                "unit": declared.unit,
-                "rule": "" if by_hand or own else rule.rule,
-                "distribution": rule.distribution if own else "fixed",
-                "sd": rule.sd if own else 0.0,
-                "status": GIVEN if by_hand else rule.status,
-                "source": virtual.sources.get(name, BY_HAND) if by_hand else rule.source,
-            }
-        )
-    return rows
-
-
 def tia_rows(outcome: Outcome) -> list[dict[str, Any]]:
-    """Time-integrated activity by nuclide and region; `hours` is per administered activity (of a daughter, of its parents),
-    `share` of all its decays."""
+    """Time-integrated activity by nuclide and region; `hours` is per administered activity of it, or of the parents of a
+    daughter, `share` of all its decays. Of a followed daughter there are rows of its parts too (`Bi-213/free`)."""
     rows = []
-    for name in nuclides_of(outcome):
-        administered = sum(a.net_activity_mbq for a in outcome.schedule if name in (a.nuclide, *daughters_of(a.nuclide)))
+    for name in (part for n in nuclides_of(outcome) for part in (n, *parts_of(outcome, n))):
+        isotope = name.partition("/")[0]
         tia = outcome.data.tia_mbq_h.sel(label=name)
-        total = float(tia.sum())
+        total, given = float(outcome.data.tia_mbq_h.sel(label=isotope).sum()), _administered_mbq(outcome, isotope)
         rows += [
-            {"nuclide": name, "region": r, "tia_mbq_h": x, "hours": x / administered, "share": x / total}
+            {"nuclide": name, "region": r, "tia_mbq_h": x, "hours": x / given, "share": x / total}
             for r, x in zip(tia.region.values.tolist(), tia.values.tolist(), strict=True)
         ]
     return rows
 
 
 def nuclides_of(outcome: Outcome) -> tuple[str, ...]:
-    """Nuclides in order of their first administration, then daughters that were followed."""
-    given = dict.fromkeys(a.nuclide for a in outcome.schedule)
-    followed = dict.fromkeys(d for n in given for d in daughters_of(n) if d in outcome.data.label)
-    return (*given, *(d for d in followed if d not in given))
+    """Nuclides in order of their first administration, then daughters that are followed."""
+    given = administered(outcome.schedule)
+    return (*given, *(n for n in daughters_in(outcome) if n not in given))
+
+
+def daughters_in(outcome: Outcome) -> tuple[str, ...]:
+    """Daughters that are followed."""
+    parted = (label.partition("/") for label in outcome.data.label.values.tolist() if label.endswith(f"/{FREE}"))
+    return tuple(name for name, _, _ in parted)
+
+
+def parts_of(outcome: Outcome, name: str) -> tuple[str, ...]:
+    """Labels of a followed daughter on the ligand and free; none of another nuclide."""
+    return (f"{name}/{ON_LIGAND}", f"{name}/{FREE}") if name in daughters_in(outcome) else ()
+
+
+def _administered_mbq(outcome: Outcome, name: str) -> float:
+    """Activity of a nuclide that entered, with that of its parents where it is followed."""
+    followed = name in daughters_in(outcome)
+    return sum(
+        a.net_activity_mbq
+        for a in outcome.schedule
+        if a.nuclide == name or (followed and a.nuclide and name in daughters_of(a.nuclide))
+    )
 
 
 def told(outcome: Outcome) -> dict[str, Any]:
     """The run as plain JSON: what went in, what came out."""
     virtual, end = outcome.virtual, float(outcome.data.attrs["end_h"])
+    volumes = virtual.model.quantities(virtual.shared_values)
     return {
         "research_use_only": RESEARCH,
         "model": virtual.model.name,
         "patient": virtual.patient,
         "ligand": virtual.model.ligand,
+        "ligands": list(virtual.ligands),
         **{option: getattr(virtual.model, option) for option in OPTIONS},
         "states": len(virtual.model.network().states),
         "given": dict(virtual.given),
         "lesions_ml": {
-            r.removeprefix("lesion/"): 1000.0 * float(virtual.model.quantities(virtual.values)[f"{r}.volume"])
+            r.removeprefix("lesion/"): 1000.0 * float(volumes[f"{r}.volume"])
             for r in virtual.model.regions
             if r.startswith("lesion/")
         },
@@ -279,11 +197,12 @@ def told(outcome: Outcome) -> dict[str, Any]:
 
 
 def activity_csv(outcome: Outcome) -> str:
-    """Activity (MBq) by time, nuclide and region: a row for each time and nuclide, a column for each region."""
+    """Activity (MBq) by time, nuclide and region: a row for each time and nuclide, a column for each region. Of a
+    followed daughter what is on the ligand and what is free have rows too; their sum is its own row."""
     regions = outcome.data.region.values.tolist()
     rows: list[list[Any]] = [["time_h", "nuclide", *(f"{r}_mbq" for r in regions)]]
     for time in outcome.times_h:
-        for name in nuclides_of(outcome):
+        for name in (part for n in nuclides_of(outcome) for part in (n, *parts_of(outcome, n))):
             at = outcome.data.activity_mbq.sel(label=name, time_h=time)
             rows.append([f"{time:.6g}", name, *(f"{x:.8g}" for x in at.values.tolist())])
     return _csv(rows)
@@ -293,20 +212,6 @@ def tia_csv(outcome: Outcome) -> str:
     """Time-integrated activity as CSV."""
     rows = [[r["nuclide"], r["region"], f"{r['tia_mbq_h']:.8g}", f"{r['hours']:.8g}"] for r in tia_rows(outcome)]
     return _csv([["nuclide", "region", "tia_mbq_h", "tia_per_administered_activity_h"], *rows])
-
-
-def parameters_csv(virtual: Virtual) -> str:
-    """All quantities as CSV under the model's name and options; `--parameters` reads it back."""
-    return to_csv(parameter_rows(virtual), PARAMETER_COLUMNS, _made_with(virtual))
-
-
-def parameters_json(virtual: Virtual) -> str:
-    """The same as JSON."""
-    return to_json(parameter_rows(virtual), _made_with(virtual))
-
-
-def _made_with(virtual: Virtual) -> dict[str, str]:
-    return {**about(virtual.model), "patient": virtual.patient}
 
 
 def _csv(rows: Sequence[Sequence[Any]]) -> str:

@@ -15,10 +15,11 @@ from typing import Any
 from flows.settings import load_settings
 from storage.tables import read_text
 from tdt_core.errors import InputError, ModelError
-from tdt_core.kinetics.ligands import ligand_rules
+from tdt_core.kinetics.ligands import ligand_rules, ligands
 from tdt_core.kinetics.pbrpk import PBRPK, pbrpk
 from tdt_core.kinetics.population import Population, has_population, population
 from tdt_core.kinetics.rules import Rule
+from tdt_core.kinetics.together import together
 from tdt_core.kinetics.units import conversion
 from tdt_core.nuclides import normalise_name
 from tdt_core.planning import products, read_rows
@@ -42,13 +43,31 @@ class Virtual:
     """A virtual patient: a model with lesions and options, and the quantities that were given, in the model's units: by hand,
     or by a table of parameters that names their `sources`.
 
-    The rest is that of the typical patient of `people`, or the model's own where there are none.
+    The rest is that of the typical patient of `people`, or the model's own where there are none. `ligands` are those of the
+    schedule; what is given for one of several has its name in front, as in `tdt_core.kinetics.together`.
     """
 
     model: PBRPK
     given: Mapping[str, float] = field(default_factory=dict)
     people: Population | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
+    ligands: tuple[str, ...] = ()
+
+    @property
+    def several(self) -> bool:
+        """Whether more than one ligand is given, each with rows of its own."""
+        return len(self.ligands) > 1
+
+    @property
+    def members(self) -> Mapping[str, PBRPK]:
+        """Ligand -> the model as that ligand moves in it; without a schedule the model under the name ""."""
+        return together(self.model, self.ligands).members if self.several else {"".join(self.ligands): self.model}
+
+    def given_to(self, ligand: str) -> dict[str, float]:
+        """What was given for all ligands, and for that one (`PSMA-11/ligand.K_D`) under the name without it."""
+        owned = {n: owner_of(n) for n in self.given}
+        shared = {n: v for n, v in self.given.items() if not owned[n]}
+        return shared | {n.partition("/")[2]: v for n, v in self.given.items() if ligand and owned[n] == ligand}
 
     @property
     def patient(self) -> str:
@@ -63,12 +82,13 @@ class Virtual:
         """
         if self.people is None:
             return {}
-        values = self.people.typical(self.model, self.given)
+        given = self.given_to("")
+        values = self.people.typical(self.model, given)
         like = {n.removeprefix(TUMOURS): v for n, v in self.people.typical().items() if n.startswith(TUMOURS)}
-        taken = {*self.given, *self.model.table.followers(self.given)}
+        taken = {*given, *self.model.table.followers(given)}
         for lesion in (r for r in self.model.regions if r.startswith("lesion/")):
             values |= {f"{lesion}.{q}": v for q, v in like.items() if q != "volume" and f"{lesion}.{q}" not in taken}
-        of_ligand = {r.name for r in ligand_rules(self.model.ligand)} if self.model.ligand else set()
+        of_ligand = {r.name for n in (self.model.ligand, *self.ligands[1:]) if n for r in ligand_rules(n)}
         return {n: v for n, v in values.items() if n not in of_ligand}
 
     @property
@@ -76,15 +96,45 @@ class Virtual:
         """Everything that the model is given."""
         return {**self.typical, **self.given}
 
+    @property
+    def shared_values(self) -> dict[str, float]:
+        """The same without what is given for one of several ligands: what the body has."""
+        return {**self.typical, **self.given_to("")}
+
     def row_of(self, name: str) -> Rule:
         """The population's row of a quantity of the typical patient: its status, source and spread."""
         assert self.people is not None
         scope, _, quantity = name.rpartition(".")
         return self.people.table[f"{TUMOURS}{quantity}" if scope.startswith("lesion/") else name]
 
-    def with_ligand(self, ligand: str) -> Virtual:
-        """The same patient given that ligand: its rows replace the model's. The numerical reference case keeps its own."""
-        return self if self.model.name == NUMERICAL else replace(self, model=self.model.with_ligand(ligand))
+    def with_ligands(self, ligands: Sequence[str]) -> Virtual:
+        """The same patient given these ligands: rows of the first replace the model's, the others bring their own. The
+        numerical reference case keeps its own where one is given.
+
+        Raises
+        ------
+        InputError `model.quantity` where something was given for a ligand that is not among them.
+        """
+        names = tuple(dict.fromkeys(ligands))
+        strangers = [n for n in self.given if owner_of(n) and owner_of(n) not in names]
+        if strangers:
+            raise InputError(
+                f"{strangers[0]} is of a ligand that the schedule does not give",
+                expected=f"one of {', '.join(names)}" if names else "a schedule with that ligand",
+                remedy="correct the ligand, or leave the quantity out",
+                kind="model.quantity",
+            )
+        if not names:
+            return self
+        model = self.model if self.model.name == NUMERICAL else self.model.with_ligand(names[0])
+        alone = replace(self, model=model, ligands=names[:1])
+        return replace(self, model=model, ligands=names, given=self.given if names[1:] else alone.given_to(names[0]))
+
+
+def owner_of(name: str) -> str:
+    """Ligand that a quantity is given for, `PSMA-11` of `PSMA-11/ligand.K_D`; empty for all."""
+    ligand, slash, _ = name.partition("/")
+    return ligand if slash and ligand in ligands() else ""
 
 
 @contextmanager
@@ -145,7 +195,7 @@ def virtual_patient(
     Parameters
     ----------
     name : packaged model. settings : `organ.quantity=number[unit]`. lesions : `id=volume_ml[,quantity=number[unit]...]`.
-    without : organs to leave out. options : those of `PBRPK` by name; None, and by default, as the patient's model has it.
+    without : organs to leave out. options : those of `PBRPK` by name; None as the patient's model has them.
     patient : `typical`, calibrated to clinical levels, by default where there is a population of the model; or `reference`, the
         model's own numbers.
     segmented : further lesions, volume in L by id.
@@ -173,7 +223,10 @@ def virtual_patient(
         first = {f"lesion/{identity}.volume" for identity in names}
         for text, option, scope in items:
             written, value, unit = _quantity(text, option)
-            full = model.table.resolve(scope + written)
+            owner = "" if scope else owner_of(written)
+            table = model.with_ligand(owner).table if owner else model.table
+            own = table.resolve(scope + (written.partition("/")[2] if owner else written))
+            full = f"{owner}/{own}" if owner else own
             if full in given or full in first:
                 raise InputError(
                     f"{full} is given twice",
@@ -181,9 +234,9 @@ def virtual_patient(
                     remedy="leave one out; the volume of a lesion comes first, --lesion L1=12.5mL",
                     kind="input.quantity",
                 )
-            given[full] = _converted(full, value, unit, model.table[full].unit)
+            given[full] = _converted(full, value, unit, table[own].unit)
         virtual = Virtual(model, given, people)
-        model.quantities(virtual.values)
+        model.quantities(virtual.shared_values)
     return virtual
 
 
@@ -228,12 +281,14 @@ def administration(
         ligand, nuclide = known.ligand, known.nuclide
         activity_mbq = known.standard_activity_mbq if activity_mbq is None else activity_mbq
         amount_nmol = known.standard_amount_nmol if amount_nmol is None else amount_nmol
+    cold = nuclide is None and activity_mbq == 0
+    nuclide = "" if cold else nuclide
     needed = {"ligand": ligand, "nuclide": nuclide, "activity_mbq": activity_mbq, "amount_nmol": amount_nmol}
     missing = [word for word, value in needed.items() if value is None]
     if missing:
         raise InputError(
             f"an administration without {', '.join(missing)}",
-            expected="a product, or ligand, nuclide, activity_mbq and amount_nmol",
+            expected="a product, or ligand, nuclide, activity_mbq and amount_nmol; cold ligand: activity_mbq 0, no nuclide",
             remedy="name a product, or give what is missing",
             kind="input.schedule",
         )

@@ -15,8 +15,9 @@ from markupsafe import Markup
 from flows.report import svg
 from flows.report.render import content_security_policy
 from flows.report.style import ORGAN_COLOURS, colour_of, name_of, number
-from flows.simulate import RESEARCH, Outcome, counts_in_words, nuclides_of, parameter_rows, status_counts, tia_rows
-from flows.simulate_input import REFERENCE, TYPICAL
+from flows.simulate import RESEARCH, Outcome, nuclides_of, parts_of, tia_rows
+from flows.simulate_input import REFERENCE, TYPICAL, Virtual
+from flows.simulate_parameters import counts_in_words, parameter_rows, status_counts
 from tdt_core.kinetics.parameter_tables import GIVEN
 
 FloatArray = npt.NDArray[np.float64]
@@ -39,16 +40,18 @@ TEMPLATE = """<!doctype html>
 <style>{{ css }}</style></head><body><div class="research">{{ research }}</div><main>
 <header class="title"><h1>Simulated time-activity curves</h1><span class="mono">{{ model }}</span></header>
 <dl class="facts">{% for name, value in facts %}<dt>{{ name }}</dt><dd>{{ value }}</dd>{% endfor %}</dl>
-{% for name, chart, small, rows in nuclides %}
+{% for name, chart, small, rows, parts in nuclides %}
 <h2>{{ name }}: regions with receptors</h2>{{ chart }}
 <p class="note">Activity in the region with its blood, decay included, on a logarithmic scale; the {{ shown }} with most
 decays.</p>
 <h2>{{ name }}: every region</h2><div class="grid">{% for picture in small %}{{ picture }}{% endfor %}</div>
 <h2>{{ name }}: time-integrated activity</h2>
 <div class="scroll"><table class="dense"><tr><th>Region</th><th class="r">MBq h</th>
-<th class="r">h, per administered activity</th><th class="r">of all decays</th></tr>
+<th class="r">h, per administered activity{{ " of the parent" if parts }}</th><th class="r">of all decays</th>
+{% for part in parts %}<th class="r">{{ part }}, MBq h</th>{% endfor %}</tr>
 {% for r in rows %}<tr><td>{{ r.region | region }}</td><td class="r">{{ r.tia_mbq_h | number }}</td>
-<td class="r">{{ r.hours | number }}</td><td class="r">{{ (100 * r.share) | number }} %</td></tr>{% endfor %}</table></div>
+<td class="r">{{ r.hours | number }}</td><td class="r">{{ (100 * r.share) | number }} %</td>
+{% for part in parts %}<td class="r">{{ r[part] | number }}</td>{% endfor %}</tr>{% endfor %}</table></div>
 {% endfor %}
 <h2>What it rests on</h2>
 <p>{{ counts }} parameters. {{ basis }} Calibrated, assumed and given ones:</p>
@@ -115,8 +118,17 @@ def small(hours: FloatArray, activity: FloatArray, region: str) -> Markup:
 
 
 def _ranked(outcome: Outcome, name: str) -> list[dict[str, Any]]:
-    """Regions by the decays of a nuclide, most first."""
-    return sorted((r for r in tia_rows(outcome) if r["nuclide"] == name), key=lambda r: -r["tia_mbq_h"])
+    """Regions by the decays of a nuclide, most first; of a followed daughter with those of its parts in words."""
+    rows = tia_rows(outcome)
+    of_part = {(r["nuclide"], r["region"]): r["tia_mbq_h"] for r in rows}
+    parts = parts_of(outcome, name)
+    own = [r | {_words(part): of_part[part, r["region"]] for part in parts} for r in rows if r["nuclide"] == name]
+    return sorted(own, key=lambda r: -r["tia_mbq_h"])
+
+
+def _words(part: str) -> str:
+    """`Bi-213/on_ligand` as `on ligand`."""
+    return part.partition("/")[2].replace("_", " ")
 
 
 def _shown(outcome: Outcome, name: str) -> xr.DataArray:
@@ -159,12 +171,18 @@ def picture(outcome: Outcome) -> str:
     return whole.replace("<svg ", f'<svg width="{WIDTH}" height="{height:g}" ', 1) + "\n"
 
 
-def _of_nuclide(outcome: Outcome, name: str) -> tuple[str, Markup, list[Markup], list[dict[str, Any]]]:
+def _of_nuclide(outcome: Outcome, name: str) -> tuple[str, Markup, list[Markup], list[dict[str, Any]], list[str]]:
     rows = _ranked(outcome, name)
     activity = _shown(outcome, name)
     hours = activity.time_h.values
     chart = _overview_of(outcome, name)
-    return name, chart, [small(hours, activity.sel(region=r["region"]).values, r["region"]) for r in rows], rows
+    return (
+        name,
+        chart,
+        [small(hours, activity.sel(region=r["region"]).values, r["region"]) for r in rows],
+        rows,
+        [_words(part) for part in parts_of(outcome, name)],
+    )
 
 
 def schedule_in_words(outcome: Outcome) -> list[str]:
@@ -173,8 +191,14 @@ def schedule_in_words(outcome: Outcome) -> list[str]:
     for a in outcome.schedule:
         how = f" over {a.duration_h:g} h" if a.duration_h else ""
         left = f", {a.residual_mbq:g} MBq left behind" if a.residual_mbq else ""
-        lines.append(f"{a.activity_mbq:g} MBq {a.nuclide} {a.ligand} with {a.amount_nmol:g} nmol at {a.time_h:g} h{how}{left}")
+        what = f"{a.activity_mbq:g} MBq {a.nuclide} {a.ligand} with {a.amount_nmol:g} nmol"
+        cold = f"{a.amount_nmol:g} nmol {a.ligand} without activity"
+        lines.append(f"{what if a.nuclide else cold} at {a.time_h:g} h{how}{left}")
     return lines
+
+
+def _further(virtual: Virtual) -> list[tuple[str, str]]:
+    return [("Receptor turnover", virtual.model.turnover), ("Daughters", virtual.model.daughters)]
 
 
 def render(outcome: Outcome) -> str:
@@ -194,8 +218,7 @@ def render(outcome: Outcome) -> str:
             ("Patient", virtual.patient),
             ("Released ligand", virtual.model.release),
             ("Plasma binding", virtual.model.plasma_binding.replace("_", " ")),
-            ("Receptor turnover", virtual.model.turnover),
-            ("Daughters", virtual.model.daughters),
+            *((word, value) for word, value in _further(virtual) if value != "none"),
             *(("Administration", line) for line in schedule_in_words(outcome)),
             ("Integrated until", f"{outcome.data.attrs['end_h']:.6g} h"),
             *(("Note", note) for note in outcome.notes),

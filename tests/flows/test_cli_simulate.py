@@ -93,7 +93,7 @@ def test_daughters_and_turnover_reach_the_model_and_daughters_are_told_beside_th
         np.testing.assert_allclose(list(hours(run, name).values()), want.tia_mbq_h.sel(label=name) / 8.0, rtol=1e-5, atol=1e-9)
     assert (run["daughters"], run["turnover"]) == ("followed", "explicit")
     assert "not what the population was calibrated for: turnover explicit, daughters followed" in run["notes"]
-    assert {row["nuclide"] for row in table(out / "activity.csv")} == {"Ac-225", "Bi-213"}
+    assert {row["nuclide"] for row in table(out / "activity.csv")} == {"Ac-225", "Bi-213", "Bi-213/on_ligand", "Bi-213/free"}
     assert "Bi-213: every region" in (out / "curves.html").read_text()
     again = told(capsys, *actinium, "--parameters", str(out / "parameters.json"))
     assert again["tia"] == run["tia"]
