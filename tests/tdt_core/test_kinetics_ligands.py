@@ -67,6 +67,19 @@ def test_the_rows_of_a_ligand_are_the_parameters_of_its_model(ligand):
 
 
 @every_ligand
+def test_affinity_and_association_of_a_ligand_have_a_spread_and_say_where_it_is_from(ligand):
+    rows = {r.name: r for r in ligand_rules(ligand)}
+    for name in ("ligand.k_on", "ligand.K_D"):
+        assert rows[name].distribution == "lognormal"
+        assert rows[name].sd >= 0.7
+    assert "Begum 2019" in rows["ligand.k_on"].source
+    medians = {"PSMA-617": (0.09, 1.0), "DCFPyL": (0.09, 0.49)}
+    if ligand in medians:
+        assert (float(rows["ligand.k_on"].rule), float(rows["ligand.K_D"].rule)) == medians[ligand]
+        assert "spread" in rows["ligand.K_D"].source
+
+
+@every_ligand
 def test_what_is_assumed_of_a_ligand_is_wide(ligand):
     assumed = [r for r in ligand_rules(ligand) if r.status == "assumed"]
     assert all(r.distribution != "fixed" and r.sd >= 0.7 for r in assumed)

@@ -41,11 +41,11 @@ def test_the_imaged_ligand_is_predicted_by_the_fit_alone():
 
 
 def test_the_interval_widens_with_the_treating_ligands_spread_and_collapses_without():
-    """PSMA-617 and PSMA-I&T have the same medians; nothing is known of the second, so its rows are wide."""
-    known = transfer(BODY, DRAWS, "PSMA-11", therapy("PSMA-617"), seed=1)
+    """PSMA-617 and PSMA-I&T have the same medians, so that without their spreads they are predicted alike."""
+    known = transfer(BODY, DRAWS, "PSMA-11", therapy("PSMA-617"), seed=1, spread=0.0)
     wide = [transfer(BODY, DRAWS, "PSMA-11", therapy("PSMA-I&T"), seed=1, spread=s) for s in (0.0, 0.25, 0.5, 1.0)]
     np.testing.assert_allclose(wide[0].tia_mbq_h, known.tia_mbq_h, rtol=1e-9)
-    assert float(known.transfer_sd_log.max()) == 0.0
+    assert float(known.transfer_sd_log.max()) < 1e-12
     assert float(wide[0].transfer_sd_log.max()) < 1e-12
     for less, more in pairwise(wide):
         assert np.all(width(more) > width(less))
@@ -58,6 +58,17 @@ def test_the_interval_widens_with_the_treating_ligands_spread_and_collapses_with
     np.testing.assert_allclose(small[1].sel(region=BINDING), 2 * small[0].sel(region=BINDING), rtol=0.02)
 
 
+@pytest.mark.parametrize("ligand", ["PSMA-617", "DCFPyL", "PSMA-I&T"])
+def test_no_ligand_but_the_imaged_one_is_predicted_without_uncertainty_of_its_own(ligand):
+    found = transfer(BODY, DRAWS, "PSMA-11", therapy(ligand), seed=1)
+    assert found.attrs["drawn"] == [f"{ligand}/ligand.k_on", f"{ligand}/ligand.K_D"]
+    own = found.transfer_sd_log.sel(label="Lu-177", region=BINDING)
+    assert float(own.min()) > 0.05
+    # on top of what the fit leaves open
+    fixed = transfer(BODY, DRAWS, "PSMA-11", therapy(ligand), seed=1, spread=0.0)
+    assert np.all(width(found) > width(fixed))
+
+
 def test_the_imaged_ligands_own_quantities_do_not_carry_over():
     odd = {**DRAWS, "ligand.K_D": np.full(M, 500.0), "ligand.lambda_int": np.full(M, 1e-5)}
     found, wanted = (transfer(BODY, d, "PSMA-11", therapy("PSMA-617"), seed=1) for d in (odd, DRAWS))
@@ -65,9 +76,11 @@ def test_the_imaged_ligands_own_quantities_do_not_carry_over():
 
 
 def test_a_patient_known_exactly_is_predicted_exactly():
-    """The truth's receptors as every draw, and a treating ligand without a spread: the truth's own therapy."""
+    """The truth's receptors as every draw, and the treating ligand without its spread: the truth's own therapy."""
     truth = {"kidneys.R_density": 22.0, "tumour_2.R_density": 35.0, "kidneys.TER": 0.15}
-    found = transfer(BODY, {n: np.full(3, v) for n, v in truth.items()}, "PSMA-11", therapy("PSMA-617"), seed=1, rtol=1e-8)
+    found = transfer(
+        BODY, {n: np.full(3, v) for n, v in truth.items()}, "PSMA-11", therapy("PSMA-617"), seed=1, spread=0.0, rtol=1e-8
+    )
     wanted = simulate(BODY.with_ligand("PSMA-617"), truth, therapy("PSMA-617"), [1.0], rtol=1e-8)
     for k in range(3):
         np.testing.assert_allclose(found.tia_mbq_h[k], wanted.tia_mbq_h, rtol=1e-6)
