@@ -7,6 +7,7 @@ one file with a class that meets `KineticModel` and one `register` call; its upt
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -57,8 +58,8 @@ Covariates = Mapping[str, float]
 
 Build = Callable[[str, Sequence[Region], Covariates], KineticModel]
 
-UPTAKE = ("uptake_per_ml", "uptake_rate_per_ml", "R_density")
-"""What rungs call the parameter that a region's uptake rises with: it carries the trends and says what was learned."""
+UPTAKE = ("uptake_per_ml", "uptake_rate_per_ml", "R_density", "f_exc")
+"""What rungs call the parameter that decides on a region's uptake: it carries the trends and says what was learned."""
 
 _RUNGS: dict[str, Build] = {}
 
@@ -84,7 +85,12 @@ def rung_for(name: str, ligand: str, regions: Sequence[Region], covariates: Cova
         raise ModelError(f"no kinetic model named {name!r}", expected=f"one of {', '.join(sorted(_RUNGS))}", kind="model.name")
     if not regions:
         raise ModelError("a kinetic model needs at least one region", kind="model.regions")
-    return _RUNGS[name](ligand, regions, covariates or {})
+    return _built(name, ligand, tuple(regions), tuple(sorted((covariates or {}).items())))
+
+
+@lru_cache(maxsize=64)  # every step of a cycle asks for its rung, and a whole body takes half a second to build
+def _built(name: str, ligand: str, regions: tuple[Region, ...], covariates: tuple[tuple[str, float], ...]) -> KineticModel:
+    return _RUNGS[name](ligand, regions, dict(covariates))
 
 
 def uptake_parameter(rung: KineticModel, region: str) -> str | None:

@@ -56,7 +56,7 @@ class WholeBody:
     covariates: tuple[tuple[str, float], ...] = ()
     name: str = "whole_body"
     change: Callable[[PBRPK], PBRPK] = same
-    tolerance: float = 1e-5
+    tolerance: float = 1e-4
 
     @cached_property
     def _population(self) -> Population:
