@@ -178,7 +178,6 @@ def test_a_patient_without_pre_therapy_imaging_starts_at_cycle_1_and_keeps_the_e
 def test_an_earlier_therapy_opens_the_ledger_and_without_its_bed_the_twin_makes_no_recommendation(run, patient, tmp_path):
     site, outcome = run
     folder = only_cycle(patient, tmp_path / "folder", (0, 1), 2)
-    (folder / "labs.csv").unlink()
     subject = json.loads((folder / "administrations.json").read_text())["patient"]["id"]
     rows = (f"{subject},red_marrow,0.4,beta_gamma,2020-03-02,dosimetry", f"{subject},kidneys,5,photon,2020-03-02,estimate")
     (folder / "prior_therapy.csv").write_text("\n".join(("pseudonym,region,dose_gy,radiation,date,source", *rows, "")))
