@@ -140,7 +140,12 @@ def prior_of(site: Site, plan: CyclePlan, rung: KineticModel, evidence: Evidence
         return population_prior(rung)
     parent = site.store.load(plan.parent)
     if rung.name != parent.model and was_treated(parent) and rung.name != rungs_of(plan.identity["model"])[-1]:
-        raise EstimationError(f"cycle {parent.cycle} was fitted with {parent.model}, from which {rung.name} can learn nothing")
+        raise EstimationError(
+            f"cycle {parent.cycle} was fitted with {parent.model}, from which {rung.name} can learn nothing",
+            expected="one rung for all treated cycles",
+            remedy=f"complete what cycle {parent.cycle} lacked, so that its state is derived again",
+            kind="estimation.prior",
+        )
     return adapt(evolve(parent, decision_of(plan), start_of(evidence) - parent.valid_time_h), rung)
 
 

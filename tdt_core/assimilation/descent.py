@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from scipy import stats
 
 from tdt_core.assimilation.estimators import assimilate
@@ -21,6 +22,9 @@ LADDER_NAME = "ladder"
 """What a fit that goes down the ladder is called; its posterior names the rung that was used."""
 
 MISFIT_PROBABILITY = 1e-3
+
+LACKING = ("model.amount", "model.ligand", "model.solver", "model.value", "model.flow", "model.coefficient")
+"""Kinds of model errors that say what this patient's data lack for a rung; any other is a fault, and stands."""
 
 
 def rungs_of(model: str) -> tuple[str, ...]:
@@ -66,12 +70,13 @@ def assimilate_on(
         try:
             rung = rung_for(name, ligand, evidence.regions, covariates_of(evidence))
             found = assimilate(prior_for(rung), evidence, rung, estimator, seed=seed, n_draws=n_draws)
-        except (EstimationError, ModelError) as error:
+        except (EstimationError, ModelError, np.linalg.LinAlgError) as error:
             if best is not None:
                 break
-            if i == len(rungs) - 1:
+            if i == len(rungs) - 1 or (isinstance(error, ModelError) and error.kind not in LACKING):
                 raise
-            refused.append({"rung": name, "reason": error.found})
+            reason = f"the fit has no covariance ({error})" if isinstance(error, np.linalg.LinAlgError) else error.found
+            refused.append({"rung": name, "reason": reason})
             continue
         if best is None:
             best = found

@@ -84,17 +84,18 @@ class WholeBody:
 
     @cached_property
     def _base(self) -> PBRPK:
-        """The patient's model: segmented lesions for the population's tumour load, and only the kidneys that there are."""
+        """The patient's model: segmented lesions for the population's tumour load, and only the organs that there are."""
         model = self._population.model
         kidneys = {r.name for r in self.regions if r.organ == "kidneys"}
         absent = [o.name for o in model.organs if kidneys and o.template == "paired_kidney" and o.name not in kidneys]
+        absent += [o.name for o in model.organs if o.name == "prostate" and dict(self.covariates).get("body.female")]
         lesions = {r.name: {"volume": r.volume_ml / 1000.0} for r in self.regions if r.organ == "lesions"}
         return self.change(model.without(*absent, "tumour_rest").with_lesions(lesions))
 
     @cached_property
     def _fixed(self) -> Mapping[str, float]:
         """Everything that is given and not estimated, by quantity of the model."""
-        typical = self._population.typical()
+        typical = self._population.typical(given=dict(self.covariates))
         tumours = {n.rpartition(".")[2]: v for n, v in typical.items() if n.startswith("tumour_rest.")}
         given = {n: v for n, v in typical.items() if not n.startswith("tumour_rest.")}
         binding = {o.name for o in self._population.model.organs if o.binds}  # their segmented volume is the model's
@@ -105,8 +106,6 @@ class WholeBody:
             if organ in binding or region.organ == "lesions":
                 given[f"{organ}.volume"] = region.volume_ml / 1000.0
         given |= dict(self.covariates)
-        if "blood.creatinine" in dict(self.covariates):
-            given.pop("body.eGFR", None)
         if self._base.plasma_binding == "albumin":
             given["ligand.K_D_albumin"] = _dissociation(given["blood.free_fraction"], self._base)
         return {n: v for n, v in given.items() if n in self._base.table}

@@ -50,7 +50,7 @@ def test_kidneys_and_glands_are_those_of_the_model_simulated_with_the_same_quant
     lesion = {n.rpartition(".")[2]: v for n, v in people.typical().items() if n.startswith("tumour_rest.")}
     model = people.model.without("tumour_rest").with_lesions({"L1": {**lesion, "volume": 0.012}})
     volumes = {"kidney_left.volume": 0.16, "kidney_right.volume": 0.15, "parotid_left.volume": 0.022, "liver.volume": 1.6}
-    typical = {n: v for n, v in people.typical().items() if not n.startswith("tumour_rest.") and n != "body.eGFR"}
+    typical = {n: v for n, v in people.typical(given=KNOWN).items() if not n.startswith("tumour_rest.")}
     simulated = simulate(model, {**typical, **KNOWN, **volumes}, [GIVEN], TIMES)["activity_mbq"].sel(label="total").sum("part")
     rung = whole_body()
     mine = by_name(rung, rung.activity(median(rung), GIVEN, TIMES))
@@ -143,3 +143,12 @@ def test_a_region_without_volume_and_a_ligand_of_another_receptor_are_refused():
     rung = whole_body()
     with pytest.raises(ModelError, match="SSTR2"):
         rung.activity(median(rung), replace(PET, ligand="DOTATATE"), TIMES)
+
+
+def test_a_woman_has_no_prostate_and_her_own_volumes():
+    man, woman = whole_body(), whole_body(known={**KNOWN, "body.female": 1.0, "body.weight": 60.0, "body.height": 163.0})
+    assert "prostate.kPS" in man.background
+    assert "prostate.kPS" not in woman.background
+    muscle = [r.background["muscle.male_reference_volume"].value for r in (man, woman)]
+    assert muscle[0] == muscle[1]  # what differs follows from the sex
+    assert woman.parameters["body.eGFR"].value < man.parameters["body.eGFR"].value
