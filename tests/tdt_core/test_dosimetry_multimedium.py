@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tdt_core.dosimetry import MATERIALS, EngineSetting, absorbed_dose, build_engine, engines, voxel_s_values
+from tdt_core.dosimetry import (
+    MATERIALS,
+    EngineSetting,
+    absorbed_dose,
+    build_engine,
+    credible_dose,
+    engines,
+    voxel_s_values,
+)
 from tdt_core.dosimetry.density import FLOOR_G_CM3
 from tdt_core.dosimetry.engines.multimedium import media
 from tdt_core.dosimetry.rays import bundle, depth_table
@@ -242,3 +250,30 @@ def good():
 def test_input_without_meaning_is_refused(change, error, words):
     with pytest.raises(error, match=words):
         absorbed_dose(**{**good(), **change})
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 30, 2), (3, 1, 1)])
+@pytest.mark.parametrize("name", ["Lu-177", "Y-90", "Fe-55", "Ac-225"])
+def test_single_voxels_thin_slabs_and_soft_emitters_work(shape, name):
+    density = np.linspace(0.2, 1.9, int(np.prod(shape))).reshape(shape)
+    dose = absorbed_dose(np.ones(shape), SPACING, name, density, engine="multimedium")
+    assert dose.shape == shape
+    assert np.isfinite(dose).all()
+    assert (dose > 0).all()
+
+
+def test_a_body_of_nothing_but_air_takes_no_dose():
+    dose = absorbed_dose(np.ones((4, 4, 4)), SPACING, "Y-90", 0.001, engine="multimedium")
+    assert (dose == 0).all()
+
+
+def test_credible_doses_balance_their_energy_in_several_media():
+    density = body((20, 13, 12))
+    masks = {"organ": np.zeros(density.shape, bool), "rest": np.zeros(density.shape, bool)}
+    masks["organ"][4:8, 4:8, 2:6] = True
+    masks["rest"] = (density > 0.05) & ~masks["organ"]
+    weights = {name: m / m.sum() for name, m in masks.items()}
+    tia = np.random.default_rng(0).lognormal(0.0, 0.2, (10, 2)) * (100.0, 50.0)
+    found = credible_dose(weights, tia, masks, spacing_mm=SPACING, nuclide="Y-90", density_g_cm3=density, engine="multimedium")
+    assert found.conservation["balance_relative_difference"] < 5e-3
+    assert found.region_dose_gy[:, 0].mean() == pytest.approx(found.mean_gy[masks["organ"]].mean(), rel=1e-4)
