@@ -31,7 +31,7 @@ from tdt_core.twin import Administration, Region
 FloatArray = npt.NDArray[np.float64]
 
 MODEL_OF = {"PSMA": "psma"}
-"""Receptor -> whole-body model with a calibrated population."""
+"""Receptor -> whole-body model, of those for which `kinetics_whole_body.csv` says what is estimated."""
 
 ORGAN_OF = {"prostate_bed": "prostate"}
 """Regions that the model names otherwise."""
@@ -242,9 +242,9 @@ def _build(name: str, ligand: str, regions: Sequence[Region], covariates: Covari
     receptor = receptor_of(ligand)
     if receptor not in MODEL_OF:
         raise ModelError(
-            f"the whole-body model of {receptor}, which {ligand} binds to, is not calibrated to patients",
+            f"the whole-body rung estimates nothing for {receptor} yet, which {ligand} binds to",
             expected=f"a ligand of {', '.join(MODEL_OF)}",
-            remedy="use the rung sum_of_exponentials",
+            remedy="use the rung sum_of_exponentials, or say in kinetics_whole_body.csv what is estimated",
             kind="model.ligand",
         )
     return WholeBody(ligand, tuple(regions), tuple(sorted(covariates.items())), name, FORMS[name])
