@@ -17,14 +17,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tdt_core.errors import ModelError
+from tdt_core.errors import EstimationError, ModelError
+from tdt_core.kinetics.daughters import daughters_of
 from tdt_core.kinetics.ladder import Covariates, register, to_natural
 from tdt_core.kinetics.ligands import receptor_of
 from tdt_core.kinetics.lumping import lumped, reduced, shares
 from tdt_core.kinetics.ode_rung import System, by_name
 from tdt_core.kinetics.pbrpk import COMMON, PBRPK
 from tdt_core.kinetics.population import Population, population
+from tdt_core.kinetics.simulation import simulate_batch
 from tdt_core.kinetics.sum_of_exponentials import SumOfExponentials
+from tdt_core.nuclides import nuclide
+from tdt_core.nuclides.chains import decays_per_parent_decay
 from tdt_core.parameters import Parameter, ParameterTable, packaged_csv, packaged_table
 from tdt_core.twin import Administration, Region
 
@@ -164,11 +168,14 @@ class WholeBody:
     def _systems(self) -> dict[str, System]:
         return {}
 
+    def _of(self, ligand: str) -> PBRPK:
+        return self._base if ligand == self.ligand else self._base.with_ligand(ligand)
+
     def _system(self, ligand: str) -> System:
         """The model of a ligand of the same receptor; the imaging agent's differs in its own rows only."""
         if ligand not in self._systems:
             own = ligand == self.ligand
-            model = self._base if own else self._base.with_ligand(ligand)
+            model = self._of(ligand)
             fixed = {n: v for n, v in self._fixed.items() if own or not n.startswith("ligand.")}
             table = ParameterTable(list(self.parameters.values())[: self._own])
 
@@ -200,6 +207,29 @@ class WholeBody:
         out = self._system(given.ligand).time_integrated_activity(theta[:, : self._own], given)
         if self._described:
             out[:, self._outside_rows] = self._described.time_integrated_activity(theta[:, self._own :], given)
+        return out
+
+    def daughter_time_integrated_activity(self, theta: FloatArray, administration: Administration) -> dict[str, FloatArray]:
+        """(m, n) theta -> daughter -> (m, regions) MBq h of daughters that leave the ligand where their parent decays.
+
+        Empty for a nuclide without such daughters. Regions outside the model hold them in equilibrium with their parent.
+        """
+        names = daughters_of(nuclide(administration.nuclide).name)
+        if not names:
+            return {}
+        theta = np.atleast_2d(theta)
+        given = self._system(administration.ligand).quantities(theta[:, : self._own])
+        model = self._of(administration.ligand).with_options(daughters="followed")
+        data = simulate_batch(model, given, [replace(administration, time_h=0.0)], [])
+        if data["failed"].any():
+            raise EstimationError(f"{int(data['failed'].sum())} of {len(theta)} solves failed", remedy="narrow the prior")
+        held = data["tia_mbq_h"].transpose("label", "member", "region")
+        parent = self.time_integrated_activity(theta, administration)
+        out = {}
+        for name in names:
+            out[name] = np.asarray((self._shares(given) @ held.sel(label=name).to_numpy()[:, :, None])[:, :, 0])
+            per_parent = decays_per_parent_decay(administration.nuclide)[name]
+            out[name][:, self._outside_rows] = per_parent * parent[:, self._outside_rows]
         return out
 
     def log_jacobian(self, theta: FloatArray, administration: Administration, times_h: FloatArray) -> FloatArray:

@@ -152,3 +152,17 @@ def test_a_woman_has_no_prostate_and_her_own_volumes():
     muscle = [r.background["muscle.male_reference_volume"].value for r in (man, woman)]
     assert muscle[0] == muscle[1]  # what differs follows from the sex
     assert woman.parameters["body.eGFR"].value < man.parameters["body.eGFR"].value
+
+
+def test_daughters_that_leave_their_ligand_gather_in_the_kidneys():
+    rung = whole_body()
+    theta = population_prior(rung).draws(3, np.random.default_rng(1))
+    actinium = Administration(0.0, "Ac-225-PSMA-617", "PSMA-617", "Ac-225", 8.0, amount_nmol=90.0)
+    parent = rung.time_integrated_activity(theta, actinium)
+    (name, daughter), *others = rung.daughter_time_integrated_activity(theta, actinium).items()
+    assert (name, others) == ("Bi-213", [])
+    kidneys, glands = [0, 1], [2]
+    assert (daughter[:, kidneys] > 1.05 * parent[:, kidneys]).all()  # more than their own parents make
+    assert (daughter[:, glands] < parent[:, glands]).all()  # and less where they leave
+    np.testing.assert_allclose(daughter[:, -1], parent[:, -1], rtol=1e-6)  # `rest` has no model: equilibrium
+    assert rung.daughter_time_integrated_activity(theta, GIVEN) == {}
