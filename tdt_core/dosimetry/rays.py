@@ -76,10 +76,9 @@ def bundle(edges_cm: Edges, reach_cm: float, rays: int) -> Bundle:
     direction = np.stack([cosine, sine * np.cos(angle), sine * np.sin(angle)], axis=1)
     first, steps, lengths = [0], [], []
     for origin, heading in zip(start, direction, strict=True):
-        for mirror in np.ndindex(2, 2, 2):
-            flip = 1 - 2 * np.array(mirror)
-            step, length = _crossings(np.where(flip > 0, origin, 1.0 - origin), heading * flip, edges, reach_cm)
-            steps.append(step)
+        step, length = _crossings(origin, heading, edges, reach_cm)
+        for mirror in np.ndindex(2, 2, 2):  # the mirror image of a ray crosses the mirror images of its voxels
+            steps.append(step * (1 - 2 * np.array(mirror, np.int16)))
             lengths.append(length)
             first.append(first[-1] + len(length))
     return Bundle(np.array(first), np.concatenate(steps), np.concatenate(lengths))
