@@ -1,0 +1,107 @@
+"""One block of decays: sampled over the voxels, each followed until nothing moves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from tdt_core.dosimetry.montecarlo.electron import ELECTRON, PHOTON, STACK_SIZE, electron, push
+from tdt_core.dosimetry.montecarlo.geometry import EMITTED, Grid, score
+from tdt_core.dosimetry.montecarlo.photon import photon
+from tdt_core.dosimetry.montecarlo.random import State, isotropic, seeded, uniform
+from tdt_core.dosimetry.montecarlo.source import Source
+from tdt_core.dosimetry.montecarlo.tables import Tables
+from tdt_core.dosimetry.units import FloatArray
+
+
+@njit(cache=True, nogil=True)
+def drawn(state: State, energies: FloatArray, keep: FloatArray, alias: npt.NDArray[Any]) -> float:
+    """An energy from an alias table."""
+    r = uniform(state) * energies.size
+    column = int(r)
+    return energies[column] if r - column < keep[column] else energies[alias[column]]
+
+
+@njit(cache=True, nogil=True)
+def decay(
+    state: State, physics: Tables, grid: Grid, source: Source, tally: FloatArray, shells: FloatArray,
+    account: FloatArray, stack: FloatArray, iz: int, iy: int, ix: int, at_centre: bool,
+) -> None:  # fmt: skip
+    """One decay in a voxel: everything that it emits, followed to the end."""
+    ny, nx = grid.shape[1], grid.shape[2]
+    if at_centre:
+        z, y, x = grid.centre[0], grid.centre[1], grid.centre[2]
+    else:
+        z = (iz + uniform(state)) * grid.edge[0]
+        y = (iy + uniform(state)) * grid.edge[1]
+        x = (ix + uniform(state)) * grid.edge[2]
+    if source.local_kev > 0.0:
+        account[EMITTED] += source.local_kev
+        score(grid, tally, shells, (iz * ny + iy) * nx + ix, x, y, z, source.local_kev)
+    top = 0
+    for _ in range(int(source.electrons + uniform(state))):
+        energy = drawn(state, source.electron_kev, source.electron_keep, source.electron_alias)
+        u, v, w = isotropic(state)
+        account[EMITTED] += energy
+        top = follow(
+            state, physics, grid, tally, shells, account, stack,
+            push(stack, top, ELECTRON, energy, z, y, x, w, v, u, iz, iy, ix),
+        )  # fmt: skip
+    for _ in range(int(source.photons + uniform(state))):
+        energy = drawn(state, source.photon_kev, source.photon_keep, source.photon_alias)
+        u, v, w = isotropic(state)
+        account[EMITTED] += energy
+        top = follow(
+            state, physics, grid, tally, shells, account, stack,
+            push(stack, top, PHOTON, energy, z, y, x, w, v, u, iz, iy, ix),
+        )  # fmt: skip
+
+
+@njit(cache=True, nogil=True)
+def follow(
+    state: State, physics: Tables, grid: Grid, tally: FloatArray, shells: FloatArray, account: FloatArray,
+    stack: FloatArray, top: int,
+) -> int:  # fmt: skip
+    """Follow what is on the stack until it is empty."""
+    while top > 0:
+        top -= 1
+        row = stack[top]
+        kind, energy = row[0], row[1]
+        z, y, x, w, v, u = row[2], row[3], row[4], row[5], row[6], row[7]
+        if kind == ELECTRON:
+            iz, iy, ix = int(row[8]), int(row[9]), int(row[10])
+            top = electron(state, physics, grid, tally, shells, account, stack, top, energy, z, y, x, w, v, u, iz, iy, ix)
+        else:
+            top = photon(state, physics, grid, tally, shells, account, stack, top, energy, z, y, x, w, v, u)
+    return 0
+
+
+@njit(cache=True, nogil=True)
+def block(
+    seed: Any, number: Any, decays: float, probability: FloatArray, physics: Tables, grid: Grid, source: Source,
+    tally: FloatArray, shells: FloatArray, account: FloatArray, at_centre: bool,
+) -> int:  # fmt: skip
+    """Run one block of about `decays` decays spread over the voxels; scores are added to the arrays.
+
+    The number in each voxel is its expectation rounded up or down by one random offset for the block (systematic sampling).
+    `probability` is (voxels,) with sum 1. Returns the number of decays.
+    """
+    state = seeded(seed, number)
+    stack = np.zeros((STACK_SIZE, 11))
+    offset = uniform(state)
+    expected, done = 0.0, 0
+    for iz in range(grid.shape[0]):
+        for iy in range(grid.shape[1]):
+            for ix in range(grid.shape[2]):
+                share = probability[(iz * grid.shape[1] + iy) * grid.shape[2] + ix]
+                if share == 0.0:
+                    continue
+                expected += share * decays
+                wanted = int(expected + offset)
+                while done < wanted:
+                    decay(state, physics, grid, source, tally, shells, account, stack, iz, iy, ix, at_centre)
+                    done += 1
+    return done
