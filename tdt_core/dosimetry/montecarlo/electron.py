@@ -87,7 +87,7 @@ def fluctuating(state: State, mean: float, variance: float, most: float) -> floa
     else:
         nothing = (3.0 * variance - mean * mean) / (3.0 * variance + 3.0 * mean * mean)
         r = uniform(state)
-        loss = 0.0 if r < nothing else (3.0 * variance + mean * mean) / (2.0 * mean) * (r - nothing) / (1.0 - nothing)
+        loss = 0.0 if r < nothing else 1.5 * (variance + mean * mean) / mean * (r - nothing) / (1.0 - nothing)
     return min(loss, most)
 
 

@@ -17,8 +17,8 @@ from tdt_core.dosimetry.montecarlo.random import State, uniform
 from tdt_core.dosimetry.montecarlo.tables import Tables
 from tdt_core.dosimetry.units import Array32, FloatArray
 
-EMITTED, PHOTONS_OUT, ELECTRONS_OUT, LOST = 0, 1, 2, 3
-ACCOUNTS = 4
+EMITTED, PHOTONS_OUT, ELECTRONS_OUT = 0, 1, 2
+ACCOUNTS = 3
 
 _SHIFT = 23 - STEPS_PER_OCTAVE.bit_length() + 1
 _MASK = (1 << _SHIFT) - 1

@@ -39,13 +39,27 @@ def moller_cm2_g(medium: Medium, energy_kev: FloatArray, cut_kev: float) -> Floa
     return np.asarray(MOLLER_KEV_CM2_PER_MOL * medium.z_over_a / beta_squared(e) * inside)
 
 
-def straggling_kev2_cm2_g(medium: Medium, energy_kev: FloatArray, cut_kev: float) -> FloatArray:
-    """Growth of the variance of the energy loss by collisions below `cut_kev`, keV2 cm2/g."""
+def straggling_kev2_cm2_g(medium: Medium, energy_kev: FloatArray, cut_kev: float, least_kev: float) -> FloatArray:
+    """Growth of the variance of the energy loss by collisions that lose `least_kev` to `cut_kev`, keV2 cm2/g."""
     nodes, weights = np.polynomial.legendre.leggauss(32)
-    e = energy_kev[:, None]
-    top = np.minimum(cut_kev, e / 2.0)
-    w = top * (nodes + 1.0) / 2.0
+    span = np.maximum(np.minimum(cut_kev, energy_kev / 2.0) - least_kev, 0.0)[:, None]
+    w = least_kev + span * (nodes + 1.0) / 2.0
+    e = np.maximum(energy_kev[:, None], 2.0 * least_kev)
     c2, c3 = _moller_terms(e)
     integrand = 1.0 + w**2 / (e - w) ** 2 + c2 * w**2 / e**2 - c3 * w / (e - w)
-    inside = (integrand * weights).sum(axis=1) * top[:, 0] / 2.0
+    inside = (integrand * weights).sum(axis=1) * span[:, 0] / 2.0
+    return np.asarray(MOLLER_KEV_CM2_PER_MOL * medium.z_over_a / beta_squared(energy_kev) * inside)
+
+
+def moller_transport_cm2_g(medium: Medium, energy_kev: FloatArray, cut_kev: float, least_kev: float) -> FloatArray:
+    """First transport cross section per gram of the primary in collisions that free an electron of `least_kev` to `cut_kev`."""
+    nodes, weights = np.polynomial.legendre.leggauss(32)
+    top = np.minimum(cut_kev, energy_kev / 2.0)
+    span = np.log(np.maximum(top / least_kev, 1.0))[:, None]
+    w = least_kev * np.exp(span * (nodes + 1.0) / 2.0)
+    e = np.maximum(energy_kev[:, None], 2.0 * least_kev)
+    c2, c3 = _moller_terms(e)
+    cosine = np.sqrt((e - w) * (e + 2.0 * ELECTRON_REST_KEV) / (e * (e - w + 2.0 * ELECTRON_REST_KEV)))
+    per_w = (1.0 / w**2 + 1.0 / (e - w) ** 2 + c2 / e**2 - c3 / (w * (e - w))) * (1.0 - cosine)
+    inside = (per_w * w * weights).sum(axis=1) * span[:, 0] / 2.0
     return np.asarray(MOLLER_KEV_CM2_PER_MOL * medium.z_over_a / beta_squared(energy_kev) * inside)

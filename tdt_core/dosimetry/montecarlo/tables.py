@@ -9,7 +9,7 @@ import numpy as np
 
 from tdt_core.dosimetry.montecarlo import elastic, photons, radiative, stopping
 from tdt_core.dosimetry.montecarlo.composition import media
-from tdt_core.dosimetry.montecarlo.grid import cumulative, energies_kev
+from tdt_core.dosimetry.montecarlo.grid import LOWEST_KEV, cumulative, energies_kev
 from tdt_core.dosimetry.units import FloatArray
 
 ENERGY_STEP = 0.08
@@ -81,13 +81,15 @@ def tables(cut_kev: float, energy_step: float = ENERGY_STEP, k_step: float = K_S
         total = stopping.collision_kev_cm2_g(m, energy) + made.total * z2
         moller, photon = stopping.moller_cm2_g(m, energy, cut_kev), made.number * z2
         events = moller + photon
-        transport = elastic.transport_cm2_g(m, energy) / loss
+        # freed electrons above 1 keV turn the primary; below the cut they do so within multiple scattering
+        soft = stopping.moller_transport_cm2_g(m, energy, cut_kev, LOWEST_KEV)
+        transport = (elastic.transport_cm2_g(m, energy) + soft) / loss
         eta = elastic.screening(m, energy)
         rows["loss"].append(loss)
         rows["hard"].append(cumulative(events / loss, energy))
         rows["radiative_share"].append(np.divide(photon, events, out=np.zeros_like(events), where=events > 0))
         rows["per_loss"].append(transport)
-        rows["straggling"].append(stopping.straggling_kev2_cm2_g(m, energy, cut_kev) / loss)
+        rows["straggling"].append(stopping.straggling_kev2_cm2_g(m, energy, cut_kev, LOWEST_KEV) / loss)
         rows["step"].append(np.minimum(energy_step * energy, k_step / transport))
         rows["csda"].append(cumulative(1.0 / total, energy) + energy[0] / total[0] / 2.0)
         rows["thick"].append(thick * z2 / water_scale * _total_loss_of_water() / total)
