@@ -101,8 +101,8 @@ def quantile_energy(quantiles: FloatArray, r: float, energy: float) -> float:
 
 @njit(cache=True, nogil=True)
 def stop(
-    state: State, physics: Tables, grid: Grid, tally: FloatArray, shells: FloatArray, stack: FloatArray, top: int,
-    energy: float, z: float, y: float, x: float, iz: int, iy: int, ix: int,
+    state: State, physics: Tables, grid: Grid, tally: FloatArray, shells: FloatArray, account: FloatArray, stack: FloatArray,
+    top: int, energy: float, z: float, y: float, x: float, iz: int, iy: int, ix: int,
 ) -> int:  # fmt: skip
     """All that is left of an electron, here: energy to the voxel, and the photons of its last path to the stack."""
     voxel = (iz * grid.shape[1] + iy) * grid.shape[2] + ix
@@ -117,7 +117,7 @@ def stop(
             u, v, w = isotropic(state)
             top = push(stack, top, PHOTON, k, z, y, x, w, v, u, iz, iy, ix)
             energy -= k
-    score(grid, tally, shells, voxel, x, y, z, energy)
+    score(grid, tally, shells, account, voxel, x, y, z, energy)
     return top
 
 
@@ -150,7 +150,7 @@ def electron(
         reach = at(physics.csda[medium], index, fraction)
         near = grid.reject_cm if grid.reject_cm > 0.0 else clearance(grid, iz, iy, ix, z, y, x)
         if energy <= LOWEST_KEV or reach < near * grid.density[voxel]:
-            return stop(state, physics, grid, tally, shells, stack, top, energy, z, y, x, iz, iy, ix)
+            return stop(state, physics, grid, tally, shells, account, stack, top, energy, z, y, x, iz, iy, ix)
         step = at(physics.step[medium], index, fraction)
         after, after_fraction = place(max(energy - step, LOWEST_KEV))
         events = at(physics.hard[medium], index, fraction) - at(physics.hard[medium], after, after_fraction)
@@ -171,12 +171,12 @@ def electron(
                 dz, dy, dx = to_wall(grid, 0, iz, z, w), to_wall(grid, 1, iy, y, v), to_wall(grid, 2, ix, x, u)
                 wall = min(dz, min(dy, dx))
                 if left <= wall * per_cm:
-                    length = left / per_cm
-                    score_along(state, grid, tally, shells, voxel, x, y, z, u, v, w, length, left * factor)
+                    length = left / per_cm if per_cm > 0.0 else 0.0
+                    score_along(state, grid, tally, shells, account, voxel, x, y, z, u, v, w, length, left * factor)
                     z, y, x = z + w * length, y + v * length, x + u * length
                     break
                 spent = wall * per_cm
-                score_along(state, grid, tally, shells, voxel, x, y, z, u, v, w, wall, spent * factor)
+                score_along(state, grid, tally, shells, account, voxel, x, y, z, u, v, w, wall, spent * factor)
                 left -= spent
                 z, y, x = z + w * wall, y + v * wall, x + u * wall
                 if wall == dz:

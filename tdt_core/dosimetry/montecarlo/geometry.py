@@ -17,8 +17,8 @@ from tdt_core.dosimetry.montecarlo.random import State, uniform
 from tdt_core.dosimetry.montecarlo.tables import Tables
 from tdt_core.dosimetry.units import Array32, FloatArray
 
-EMITTED, PHOTONS_OUT, ELECTRONS_OUT = 0, 1, 2
-ACCOUNTS = 3
+EMITTED, PHOTONS_OUT, ELECTRONS_OUT, SUNK = 0, 1, 2, 3
+ACCOUNTS = 4
 
 _SHIFT = 23 - STEPS_PER_OCTAVE.bit_length() + 1
 _MASK = (1 << _SHIFT) - 1
@@ -35,6 +35,7 @@ class Grid(NamedTuple):
     shape, edge : (3,) number of voxels, and their edges in cm.
     majorant : (n,) largest attenuation of any voxel on the energy grid, 1/cm.
     reject_cm : an electron whose range is below this stops where it is, wherever the voxel's walls are; 0 in dose maps.
+    sinks : (voxels,) true where deposits count as lost to the balance of escaping energy; empty for dose maps.
     centre, radii2 : (3,) and (k,) centre in cm and squared radii in cm2 of shells; empty for dose maps.
     """
 
@@ -44,6 +45,7 @@ class Grid(NamedTuple):
     edge: FloatArray
     majorant: FloatArray
     reject_cm: float
+    sinks: npt.NDArray[np.bool_]
     centre: FloatArray
     radii2: FloatArray
 
@@ -56,6 +58,7 @@ def make_grid(
     *,
     reject_cm: float = 0.0,
     radii_cm: FloatArray | None = None,
+    sinks: npt.NDArray[np.bool_] | None = None,
 ) -> Grid:
     """Grid from (z, y, x) maps; `radii_cm` are shells around the middle of the grid."""
     edge = np.asarray(spacing_mm, dtype=np.float64) / 10.0
@@ -68,6 +71,7 @@ def make_grid(
         edge=edge,
         majorant=np.maximum((physics.mu[present] * densest[:, None]).max(axis=0), 1e-12),
         reject_cm=reject_cm,
+        sinks=np.zeros(0, np.bool_) if sinks is None else np.ascontiguousarray(sinks).ravel(),
         centre=edge * np.array(material.shape) / 2.0,
         radii2=np.zeros(0) if radii_cm is None else np.asarray(radii_cm, dtype=np.float64) ** 2,
     )
@@ -91,10 +95,12 @@ def at(row: FloatArray, index: int, fraction: float) -> float:
 
 @njit(cache=True, nogil=True)
 def score(
-    grid: Grid, tally: FloatArray, shells: FloatArray, voxel: int, x: float, y: float, z: float, energy: float
-) -> None:
+    grid: Grid, tally: FloatArray, shells: FloatArray, account: FloatArray, voxel: int, x: float, y: float, z: float, energy: float
+) -> None:  # fmt: skip
     """Energy to a voxel, and to the shell of the point where there are shells."""
     tally[voxel] += energy
+    if grid.sinks.size and grid.sinks[voxel]:
+        account[SUNK] += energy
     if grid.radii2.size:
         r2 = (z - grid.centre[0]) ** 2 + (y - grid.centre[1]) ** 2 + (x - grid.centre[2]) ** 2
         shells[np.searchsorted(grid.radii2, r2)] += energy
@@ -102,11 +108,13 @@ def score(
 
 @njit(cache=True, nogil=True)
 def score_along(
-    state: State, grid: Grid, tally: FloatArray, shells: FloatArray, voxel: int,
+    state: State, grid: Grid, tally: FloatArray, shells: FloatArray, account: FloatArray, voxel: int,
     x: float, y: float, z: float, u: float, v: float, w: float, length: float, energy: float,
 ) -> None:  # fmt: skip
     """Energy lost evenly along a straight segment inside one voxel; for shells, at one random point of it."""
     tally[voxel] += energy
+    if grid.sinks.size and grid.sinks[voxel]:
+        account[SUNK] += energy
     if grid.radii2.size:
         s = length * uniform(state)
         r2 = (z + s * w - grid.centre[0]) ** 2 + (y + s * v - grid.centre[1]) ** 2 + (x + s * u - grid.centre[2]) ** 2

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from numba import njit
 
 from tdt_core.dosimetry.montecarlo.electron import ELECTRON, PHOTON, STACK_SIZE, electron, push
-from tdt_core.dosimetry.montecarlo.geometry import EMITTED, Grid, score
+from tdt_core.dosimetry.montecarlo.geometry import ELECTRONS_OUT, EMITTED, PHOTONS_OUT, SUNK, Grid, score
 from tdt_core.dosimetry.montecarlo.photon import photon
 from tdt_core.dosimetry.montecarlo.random import State, isotropic, seeded, uniform
 from tdt_core.dosimetry.montecarlo.source import Source
@@ -40,7 +40,7 @@ def decay(
         x = (ix + uniform(state)) * grid.edge[2]
     if source.local_kev > 0.0:
         account[EMITTED] += source.local_kev
-        score(grid, tally, shells, (iz * ny + iy) * nx + ix, x, y, z, source.local_kev)
+        score(grid, tally, shells, account, (iz * ny + iy) * nx + ix, x, y, z, source.local_kev)
     top = 0
     for _ in range(int(source.electrons + uniform(state))):
         energy = drawn(state, source.electron_kev, source.electron_keep, source.electron_alias)
@@ -80,14 +80,21 @@ def follow(
 
 
 @njit(cache=True, nogil=True)
+def lost(account: FloatArray) -> float:
+    """Energy so far that left the grid or went into its sinks."""
+    return account[PHOTONS_OUT] + account[ELECTRONS_OUT] + account[SUNK]
+
+
+@njit(cache=True, nogil=True)
 def block(
     seed: Any, number: Any, decays: float, probability: FloatArray, physics: Tables, grid: Grid, source: Source,
-    tally: FloatArray, shells: FloatArray, account: FloatArray, at_centre: bool,
+    tally: FloatArray, shells: FloatArray, account: FloatArray, escaped: FloatArray, followed: FloatArray, at_centre: bool,
 ) -> int:  # fmt: skip
     """Run one block of about `decays` decays spread over the voxels; scores are added to the arrays.
 
     The number in each voxel is its expectation rounded up or down by one random offset for the block (systematic sampling).
-    `probability` is (voxels,) with sum 1. Returns the number of decays.
+    `probability` is (voxels,) with sum 1. `escaped` and `followed`, if not empty, take the energy lost to the grid and the number of
+    decays by voxel of origin. Returns the number of decays.
     """
     state = seeded(seed, number)
     stack = np.zeros((STACK_SIZE, 11))
@@ -101,7 +108,12 @@ def block(
                     continue
                 expected += share * decays
                 wanted = int(expected + offset)
+                before, first = lost(account), done
                 while done < wanted:
                     decay(state, physics, grid, source, tally, shells, account, stack, iz, iy, ix, at_centre)
                     done += 1
+                if escaped.size:
+                    voxel = (iz * grid.shape[1] + iy) * grid.shape[2] + ix
+                    escaped[voxel] += lost(account) - before
+                    followed[voxel] += done - first
     return done

@@ -107,11 +107,11 @@ def photon(
                 norm = 1.0 / np.sqrt(ew * ew + ev * ev + eu * eu)
                 top = push(stack, top, ELECTRON, given, z, y, x, ew * norm, ev * norm, eu * norm, iz, iy, ix)
             else:
-                score(grid, tally, shells, voxel, x, y, z, given)
+                score(grid, tally, shells, account, voxel, x, y, z, given)
             energy *= ratio
             w, v, u = pw, pv, pu
             if energy <= LOWEST_KEV:
-                score(grid, tally, shells, voxel, x, y, z, energy)
+                score(grid, tally, shells, account, voxel, x, y, z, energy)
                 return top
             index, fraction = place(energy)
             densest = at(grid.majorant, index, fraction)

@@ -83,10 +83,13 @@ def simulate(
     probability = flat / flat.sum()
     workers = min(threads_or_all(threads), blocks)
 
+    nothing = np.zeros(0)
+
     def one(number: int) -> tuple[int, FloatArray, FloatArray, FloatArray]:
         tally, shells, account = np.zeros(flat.size), np.zeros(grid.radii2.size + 1), np.zeros(ACCOUNTS)
         done = block(
-            np.uint64(seed), np.uint64(number), decays / blocks, probability, physics, grid, source, tally, shells, account, at_centre
+            np.uint64(seed), np.uint64(number), decays / blocks, probability, physics, grid, source, tally, shells, account,
+            nothing, nothing, at_centre,
         )  # fmt: skip
         return done, tally, shells, account
 
@@ -112,6 +115,44 @@ def simulate(
         electrons_out_kev=float(account[ELECTRONS_OUT]) / done,
         decays=done,
     )
+
+
+def escaping(
+    weights: npt.NDArray[Any],
+    physics: Tables,
+    grid: Grid,
+    source: Source,
+    emitted_kev: float,
+    *,
+    decays: int,
+    seed: int = 2,
+    blocks: int = BLOCKS,
+    threads: int | None = None,
+) -> FloatArray:
+    """(z, y, x) mean fraction of a decay's energy that leaves the grid or ends in its sinks, by voxel of origin.
+
+    Decays are spread as `weights`; a voxel from which none started takes the mean over all.
+    """
+    flat = np.ascontiguousarray(weights, dtype=np.float64).ravel()
+    probability = flat / flat.sum()
+
+    def one(number: int) -> tuple[FloatArray, FloatArray]:
+        lost, followed = np.zeros((2, flat.size))
+        block(
+            np.uint64(seed), np.uint64(number), decays / blocks, probability, physics, grid, source,
+            np.zeros(flat.size), np.zeros(grid.radii2.size + 1), np.zeros(ACCOUNTS), lost, followed, False,
+        )  # fmt: skip
+        return lost, followed
+
+    total, count = np.zeros((2, flat.size))
+    workers = min(threads_or_all(threads), blocks)
+    with ThreadPoolExecutor(workers) as pool:
+        for lost, followed in _in_order(pool, one, blocks, workers + 1):
+            total += lost
+            count += followed
+    everywhere = total.sum() / max(count.sum(), 1.0)
+    per_decay = np.divide(total, count, out=np.full(flat.size, everywhere), where=count > 0)
+    return np.asarray(per_decay / emitted_kev).reshape(weights.shape)
 
 
 def _in_order(pool: ThreadPoolExecutor, one: Any, blocks: int, ahead: int) -> Iterator[Any]:

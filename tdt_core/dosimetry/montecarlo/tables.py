@@ -19,6 +19,18 @@ K_STEP = 0.3
 """Largest path of one step in first transport mean free paths."""
 
 
+CUTS_KEV = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
+_CUT_RANGE = 0.01
+
+
+def cut_for(spacing_mm: tuple[float, float, float]) -> float:
+    """Energy above which freed electrons are tracked: the highest of `CUTS_KEV` with a range in water of 1 % of the shortest edge."""
+    energy = energies_kev()
+    ranges = cumulative(1.0 / _total_loss_of_water(), energy)
+    allowed = np.interp(_CUT_RANGE * min(spacing_mm) / 10.0, ranges, energy)
+    return max([cut for cut in CUTS_KEV if cut <= allowed], default=CUTS_KEV[0])
+
+
 class Tables(NamedTuple):
     """Tables on the energy grid (n,) of each of m media; every `_m` quantity is per gram.
 
