@@ -87,7 +87,9 @@ def material_map(setting: EngineSetting) -> npt.NDArray[np.uint8]:
         return np.full(setting.shape, MATERIALS.index("water"), np.uint8)
     material = np.asarray(setting.material)
     if material.shape != setting.shape:
-        raise GeometryError(f"material of shape {material.shape} with density of shape {setting.shape}", expected="the same grid")
+        raise GeometryError(
+            f"material of shape {material.shape} with density of shape {setting.shape}", expected="the same grid"
+        )
     if not np.issubdtype(material.dtype, np.integer) or material.min() < 0 or material.max() >= len(MATERIALS):
         raise InputError(
             f"material map of type {material.dtype}, values {material.min()} to {material.max()}",

@@ -68,7 +68,7 @@ def eta_nodes() -> FloatArray:
     return np.asarray(ETA_LOWEST * ETA_RATIO ** np.arange(ETA_NODES))
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def single_moments(eta: float, terms: int) -> FloatArray:
     """(terms,) Legendre moments of one collision, l (Q_{l-1} - x Q_l) at x = 1 + 2 eta, by backward recurrence of Q_l."""
     x = 1.0 + 2.0 * eta
@@ -98,7 +98,7 @@ def distribution(eta: float, k: float, w: FloatArray) -> FloatArray:
     return out + _legendre_integral(weight, w)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _legendre_integral(weight: FloatArray, w: FloatArray) -> FloatArray:
     """Sum over l >= 1 of weight_l (l + 1/2) times the integral of P_l from mu = 1 - 2 w to 1."""
     out = np.zeros_like(w)

@@ -14,11 +14,34 @@ import numpy as np
 from numba import njit
 
 from tdt_core.dosimetry.montecarlo.elastic import ETA_NODES, K_OCTAVES, K_PER_OCTAVE, PLURAL, QUANTILES
-from tdt_core.dosimetry.montecarlo.geometry import ELECTRONS_OUT, Grid, at, clearance, place, score, score_along, to_wall
+from tdt_core.dosimetry.montecarlo.geometry import (
+    ELECTRONS_OUT,
+    Grid,
+    at,
+    between,
+    clearance,
+    place,
+    score,
+    score_along,
+    to_wall,
+)
 from tdt_core.dosimetry.montecarlo.grid import ELECTRON_REST_KEV, LOWEST_KEV
 from tdt_core.dosimetry.montecarlo.radiative import PHOTON_CUT_KEV
 from tdt_core.dosimetry.montecarlo.random import State, exponential, isotropic, turned, uniform
-from tdt_core.dosimetry.montecarlo.tables import Tables
+from tdt_core.dosimetry.montecarlo.tables import (
+    CSDA,
+    ETA,
+    FIRST,
+    HARD,
+    LOSS,
+    PER_LOSS,
+    RADIATIVE,
+    SCREENING,
+    STEP,
+    STRAGGLING,
+    THICK,
+    Tables,
+)
 from tdt_core.dosimetry.units import FloatArray
 
 PHOTON, ELECTRON = 0.0, 1.0
@@ -27,7 +50,7 @@ STACK_SIZE = 256
 _LOWEST_K = 2.0**-K_OCTAVES
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def push(
     stack: FloatArray, top: int, kind: float, energy: float,
     z: float, y: float, x: float, w: float, v: float, u: float, iz: int, iy: int, ix: int,
@@ -41,14 +64,14 @@ def push(
     return top + 1
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def multiple_scattering(
     state: State, physics: Tables, medium: int, index: int, fraction: float, k: float, w: float, v: float, u: float
 ) -> tuple[float, float, float]:
     """Direction after a path of `k` transport mean free paths."""
-    collisions = k / at(physics.first[medium], index, fraction)
+    collisions = k / at(physics.rows, medium, index, fraction, FIRST)
     if collisions < PLURAL:
-        eta = at(physics.screening[medium], index, fraction)
+        eta = at(physics.rows, medium, index, fraction, SCREENING)
         product, limit = uniform(state), np.exp(-collisions)
         while product > limit:
             r = uniform(state)
@@ -65,18 +88,18 @@ def multiple_scattering(
     if uniform(state) < inside - j:
         j += 1
     j += octave * K_PER_OCTAVE
-    node = at(physics.eta[medium], index, fraction)
+    node = at(physics.rows, medium, index, fraction, ETA)
     i = int(node)
     if uniform(state) < node - i and i + 1 < ETA_NODES:
         i += 1
     a = physics.gs_a[i, j]
     q = uniform(state) * (QUANTILES - 1)
     n = int(q)
-    t = at(physics.gs_t[i, j], n, q - n)
+    t = between(physics.gs_t[i, j], n, q - n)
     return turned(state, w, v, u, 1.0 - 2.0 * min(1.0, scale * a * t / (1.0 + a - t)))
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def fluctuating(state: State, mean: float, variance: float, most: float) -> float:
     """A loss with the given mean and variance, never negative; at most `most`."""
     if mean * mean > 9.0 * variance:
@@ -91,24 +114,24 @@ def fluctuating(state: State, mean: float, variance: float, most: float) -> floa
     return min(loss, most)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def quantile_energy(quantiles: FloatArray, r: float, energy: float) -> float:
     """Photon energy at probability r, see `radiative`."""
     q = r * (quantiles.size - 1)
     n = min(int(q), quantiles.size - 2)
-    return PHOTON_CUT_KEV * (energy / PHOTON_CUT_KEV) ** at(quantiles, n, q - n)
+    return PHOTON_CUT_KEV * (energy / PHOTON_CUT_KEV) ** between(quantiles, n, q - n)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def stop(
     state: State, physics: Tables, grid: Grid, tally: FloatArray, shells: FloatArray, account: FloatArray, stack: FloatArray,
     top: int, energy: float, z: float, y: float, x: float, iz: int, iy: int, ix: int,
 ) -> int:  # fmt: skip
     """All that is left of an electron, here: energy to the voxel, and the photons of its last path to the stack."""
-    voxel = (iz * grid.shape[1] + iy) * grid.shape[2] + ix
+    voxel = (iz * grid.ny + iy) * grid.nx + ix
     if energy > PHOTON_CUT_KEV:
         index, fraction = place(energy)
-        expected = at(physics.thick[grid.material[voxel]], index, fraction)
+        expected = at(physics.rows, grid.material[voxel], index, fraction, THICK)
         while uniform(state) < expected:
             expected -= 1.0
             k = quantile_energy(physics.thick_k[index + 1], uniform(state), energy)
@@ -121,7 +144,7 @@ def stop(
     return top
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def moller(state: State, energy: float, cut: float) -> float:
     """Energy of the slower electron after a collision, above `cut` <= energy / 2."""
     tau = energy / ELECTRON_REST_KEV
@@ -134,31 +157,34 @@ def moller(state: State, energy: float, cut: float) -> float:
             return w
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def electron(
     state: State, physics: Tables, grid: Grid, tally: FloatArray, shells: FloatArray, account: FloatArray,
     stack: FloatArray, top: int, energy: float,
     z: float, y: float, x: float, w: float, v: float, u: float, iz: int, iy: int, ix: int,
 ) -> int:  # fmt: skip
     """Follow one electron to its end; what it sets free goes on the stack, whose new top is returned."""
-    ny, nx = grid.shape[1], grid.shape[2]
+    ny, nx = grid.ny, grid.nx
     voxel = (iz * ny + iy) * nx + ix
-    until_event = exponential(state)
+    until_event = -1.0  # drawn once the electron is known to move
     while True:
         medium = grid.material[voxel]
         index, fraction = place(energy)
-        reach = at(physics.csda[medium], index, fraction)
+        reach = at(physics.rows, medium, index, fraction, CSDA)
         near = grid.reject_cm if grid.reject_cm > 0.0 else clearance(grid, iz, iy, ix, z, y, x)
         if energy <= LOWEST_KEV or reach < near * grid.density[voxel]:
             return stop(state, physics, grid, tally, shells, account, stack, top, energy, z, y, x, iz, iy, ix)
-        step = at(physics.step[medium], index, fraction)
+        step = at(physics.rows, medium, index, fraction, STEP)
         after, after_fraction = place(max(energy - step, LOWEST_KEV))
-        events = at(physics.hard[medium], index, fraction) - at(physics.hard[medium], after, after_fraction)
+        events = at(physics.rows, medium, index, fraction, HARD) - at(physics.rows, medium, after, after_fraction, HARD)
+        if until_event < 0.0:
+            until_event = exponential(state)
         event = until_event < events
         if event:
             step *= until_event / events
-        until_event -= events
-        loss = fluctuating(state, step, step * at(physics.straggling[medium], index, fraction), energy)
+        else:
+            until_event -= events
+        loss = fluctuating(state, step, step * at(physics.rows, medium, index, fraction, STRAGGLING), energy)
         factor = loss / step
         hinge = uniform(state)
         left = step * hinge
@@ -167,8 +193,8 @@ def electron(
             index, fraction = place(middle)
             while True:
                 voxel = (iz * ny + iy) * nx + ix
-                per_cm = at(physics.loss[grid.material[voxel]], index, fraction) * grid.density[voxel]
-                dz, dy, dx = to_wall(grid, 0, iz, z, w), to_wall(grid, 1, iy, y, v), to_wall(grid, 2, ix, x, u)
+                per_cm = at(physics.rows, grid.material[voxel], index, fraction, LOSS) * grid.density[voxel]
+                dz, dy, dx = to_wall(grid.ez, iz, z, w), to_wall(grid.ey, iy, y, v), to_wall(grid.ex, ix, x, u)
                 wall = min(dz, min(dy, dx))
                 if left <= wall * per_cm:
                     length = left / per_cm if per_cm > 0.0 else 0.0
@@ -181,15 +207,15 @@ def electron(
                 z, y, x = z + w * wall, y + v * wall, x + u * wall
                 if wall == dz:
                     iz += 1 if w > 0.0 else -1
-                    z = (iz if w > 0.0 else iz + 1) * grid.edge[0]
-                    outside = iz < 0 or iz >= grid.shape[0]
+                    z = (iz if w > 0.0 else iz + 1) * grid.ez
+                    outside = iz < 0 or iz >= grid.nz
                 elif wall == dy:
                     iy += 1 if v > 0.0 else -1
-                    y = (iy if v > 0.0 else iy + 1) * grid.edge[1]
+                    y = (iy if v > 0.0 else iy + 1) * grid.ey
                     outside = iy < 0 or iy >= ny
                 else:
                     ix += 1 if u > 0.0 else -1
-                    x = (ix if u > 0.0 else ix + 1) * grid.edge[2]
+                    x = (ix if u > 0.0 else ix + 1) * grid.ex
                     outside = ix < 0 or ix >= nx
                 if outside:
                     rest = left if half == 1 else left + step * (1.0 - hinge)
@@ -198,15 +224,15 @@ def electron(
             if half == 0:
                 medium = grid.material[voxel]
                 index, fraction = place(max(energy - step * hinge, LOWEST_KEV))
-                k = step * at(physics.per_loss[medium], index, fraction)
+                k = step * at(physics.rows, medium, index, fraction, PER_LOSS)
                 w, v, u = multiple_scattering(state, physics, medium, index, fraction, k, w, v, u)
                 left = step * (1.0 - hinge)
         energy -= loss
         if event:
-            until_event = exponential(state)
+            until_event = -1.0
             index, fraction = place(energy)
             medium = grid.material[voxel]
-            if uniform(state) < at(physics.radiative_share[medium], index, fraction):
+            if uniform(state) < at(physics.rows, medium, index, fraction, RADIATIVE):
                 if energy > PHOTON_CUT_KEV:
                     k = min(quantile_energy(physics.thin_k[index + 1], uniform(state), energy), energy)
                     beta = np.sqrt(energy * (energy + 2.0 * ELECTRON_REST_KEV)) / (energy + ELECTRON_REST_KEV)

@@ -14,7 +14,7 @@ from numba import njit
 
 from tdt_core.dosimetry.montecarlo.grid import STEPS_PER_OCTAVE
 from tdt_core.dosimetry.montecarlo.random import State, uniform
-from tdt_core.dosimetry.montecarlo.tables import Tables
+from tdt_core.dosimetry.montecarlo.tables import MU, Tables
 from tdt_core.dosimetry.units import Array32, FloatArray
 
 EMITTED, PHOTONS_OUT, ELECTRONS_OUT, SUNK = 0, 1, 2, 3
@@ -32,21 +32,27 @@ class Grid(NamedTuple):
     Attributes
     ----------
     material : (voxels,) index of medium; density : (voxels,) g/cm3.
-    shape, edge : (3,) number of voxels, and their edges in cm.
+    nz, ny, nx, ez, ey, ex : number of voxels, and their edges in cm.
     majorant : (n,) largest attenuation of any voxel on the energy grid, 1/cm.
     reject_cm : an electron whose range is below this stops where it is, wherever the voxel's walls are; 0 in dose maps.
     sinks : (voxels,) true where deposits count as lost to the balance of escaping energy; empty for dose maps.
-    centre, radii2 : (3,) and (k,) centre in cm and squared radii in cm2 of shells; empty for dose maps.
+    cz, cy, cx, radii2 : centre in cm, and (k,) squared radii in cm2 of shells, empty for dose maps.
     """
 
     material: npt.NDArray[np.uint8]
     density: FloatArray
-    shape: npt.NDArray[np.int64]
-    edge: FloatArray
+    nz: int
+    ny: int
+    nx: int
+    ez: float
+    ey: float
+    ex: float
     majorant: FloatArray
     reject_cm: float
     sinks: npt.NDArray[np.bool_]
-    centre: FloatArray
+    cz: float
+    cy: float
+    cx: float
     radii2: FloatArray
 
 
@@ -61,23 +67,30 @@ def make_grid(
     sinks: npt.NDArray[np.bool_] | None = None,
 ) -> Grid:
     """Grid from (z, y, x) maps; `radii_cm` are shells around the middle of the grid."""
-    edge = np.asarray(spacing_mm, dtype=np.float64) / 10.0
+    ez, ey, ex = (float(s) / 10.0 for s in spacing_mm)
+    nz, ny, nx = material.shape
     present = np.unique(material)
     densest = np.array([float(density[material == m].max()) for m in present])
     return Grid(
         material=np.ascontiguousarray(material, dtype=np.uint8).ravel(),
         density=np.ascontiguousarray(density, dtype=np.float64).ravel(),
-        shape=np.array(material.shape, dtype=np.int64),
-        edge=edge,
-        majorant=np.maximum((physics.mu[present] * densest[:, None]).max(axis=0), 1e-12),
+        nz=nz,
+        ny=ny,
+        nx=nx,
+        ez=ez,
+        ey=ey,
+        ex=ex,
+        majorant=np.maximum((physics.rows[present, :, MU] * densest[:, None]).max(axis=0), 1e-12),
         reject_cm=reject_cm,
         sinks=np.zeros(0, np.bool_) if sinks is None else np.ascontiguousarray(sinks).ravel(),
-        centre=edge * np.array(material.shape) / 2.0,
+        cz=ez * nz / 2.0,
+        cy=ey * ny / 2.0,
+        cx=ex * nx / 2.0,
         radii2=np.zeros(0) if radii_cm is None else np.asarray(radii_cm, dtype=np.float64) ** 2,
     )
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def place(energy: float) -> tuple[int, float]:
     """Index of the energy below, and the fraction of the way to the next."""
     bits = np.float32(energy).view(np.int32)
@@ -87,13 +100,20 @@ def place(energy: float) -> tuple[int, float]:
     return index, (bits & _MASK) * _UNIT
 
 
-@njit(cache=True, nogil=True)
-def at(row: FloatArray, index: int, fraction: float) -> float:
-    """Value between two entries of a table."""
+@njit(cache=True, nogil=True, error_model="numpy")
+def at(rows: FloatArray, medium: int, index: int, fraction: float, column: int) -> float:
+    """Value of one column of the tables between two energies."""
+    low = rows[medium, index, column]
+    return low + fraction * (rows[medium, index + 1, column] - low)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def between(row: FloatArray, index: int, fraction: float) -> float:
+    """Value between two entries of a one-dimensional table."""
     return row[index] + fraction * (row[index + 1] - row[index])
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def score(
     grid: Grid, tally: FloatArray, shells: FloatArray, account: FloatArray, voxel: int, x: float, y: float, z: float, energy: float
 ) -> None:  # fmt: skip
@@ -102,11 +122,11 @@ def score(
     if grid.sinks.size and grid.sinks[voxel]:
         account[SUNK] += energy
     if grid.radii2.size:
-        r2 = (z - grid.centre[0]) ** 2 + (y - grid.centre[1]) ** 2 + (x - grid.centre[2]) ** 2
+        r2 = (z - grid.cz) ** 2 + (y - grid.cy) ** 2 + (x - grid.cx) ** 2
         shells[np.searchsorted(grid.radii2, r2)] += energy
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def score_along(
     state: State, grid: Grid, tally: FloatArray, shells: FloatArray, account: FloatArray, voxel: int,
     x: float, y: float, z: float, u: float, v: float, w: float, length: float, energy: float,
@@ -117,24 +137,24 @@ def score_along(
         account[SUNK] += energy
     if grid.radii2.size:
         s = length * uniform(state)
-        r2 = (z + s * w - grid.centre[0]) ** 2 + (y + s * v - grid.centre[1]) ** 2 + (x + s * u - grid.centre[2]) ** 2
+        r2 = (z + s * w - grid.cz) ** 2 + (y + s * v - grid.cy) ** 2 + (x + s * u - grid.cx) ** 2
         shells[np.searchsorted(grid.radii2, r2)] += energy
 
 
-@njit(cache=True, nogil=True)
-def to_wall(grid: Grid, axis: int, index: int, position: float, cosine: float) -> float:
+@njit(cache=True, nogil=True, error_model="numpy")
+def to_wall(edge: float, index: int, position: float, cosine: float) -> float:
     """Distance along the flight to the wall of the voxel on one axis."""
     if cosine > 1e-12:
-        return max(0.0, ((index + 1) * grid.edge[axis] - position) / cosine)
+        return max(0.0, ((index + 1) * edge - position) / cosine)
     if cosine < -1e-12:
-        return max(0.0, (index * grid.edge[axis] - position) / cosine)
+        return max(0.0, (index * edge - position) / cosine)
     return 1e30
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def clearance(grid: Grid, iz: int, iy: int, ix: int, z: float, y: float, x: float) -> float:
     """Shortest distance to any wall of the voxel."""
-    a = min(z - iz * grid.edge[0], (iz + 1) * grid.edge[0] - z)
-    b = min(y - iy * grid.edge[1], (iy + 1) * grid.edge[1] - y)
-    c = min(x - ix * grid.edge[2], (ix + 1) * grid.edge[2] - x)
+    a = min(z - iz * grid.ez, (iz + 1) * grid.ez - z)
+    b = min(y - iy * grid.ey, (iy + 1) * grid.ey - y)
+    c = min(x - ix * grid.ex, (ix + 1) * grid.ex - x)
     return min(a, min(b, c))

@@ -17,7 +17,7 @@ from tdt_core.dosimetry.montecarlo.tables import Tables
 from tdt_core.dosimetry.units import FloatArray
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def drawn(state: State, energies: FloatArray, keep: FloatArray, alias: npt.NDArray[Any]) -> float:
     """An energy from an alias table."""
     r = uniform(state) * energies.size
@@ -25,19 +25,19 @@ def drawn(state: State, energies: FloatArray, keep: FloatArray, alias: npt.NDArr
     return energies[column] if r - column < keep[column] else energies[alias[column]]
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def decay(
     state: State, physics: Tables, grid: Grid, source: Source, tally: FloatArray, shells: FloatArray,
     account: FloatArray, stack: FloatArray, iz: int, iy: int, ix: int, at_centre: bool,
 ) -> None:  # fmt: skip
     """One decay in a voxel: everything that it emits, followed to the end."""
-    ny, nx = grid.shape[1], grid.shape[2]
+    ny, nx = grid.ny, grid.nx
     if at_centre:
-        z, y, x = grid.centre[0], grid.centre[1], grid.centre[2]
+        z, y, x = grid.cz, grid.cy, grid.cx
     else:
-        z = (iz + uniform(state)) * grid.edge[0]
-        y = (iy + uniform(state)) * grid.edge[1]
-        x = (ix + uniform(state)) * grid.edge[2]
+        z = (iz + uniform(state)) * grid.ez
+        y = (iy + uniform(state)) * grid.ey
+        x = (ix + uniform(state)) * grid.ex
     if source.local_kev > 0.0:
         account[EMITTED] += source.local_kev
         score(grid, tally, shells, account, (iz * ny + iy) * nx + ix, x, y, z, source.local_kev)
@@ -60,7 +60,7 @@ def decay(
         )  # fmt: skip
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def follow(
     state: State, physics: Tables, grid: Grid, tally: FloatArray, shells: FloatArray, account: FloatArray,
     stack: FloatArray, top: int,
@@ -79,13 +79,13 @@ def follow(
     return 0
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def lost(account: FloatArray) -> float:
     """Energy so far that left the grid or went into its sinks."""
     return account[PHOTONS_OUT] + account[ELECTRONS_OUT] + account[SUNK]
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def block(
     seed: Any, number: Any, decays: float, probability: FloatArray, physics: Tables, grid: Grid, source: Source,
     tally: FloatArray, shells: FloatArray, account: FloatArray, escaped: FloatArray, followed: FloatArray, at_centre: bool,
@@ -100,10 +100,10 @@ def block(
     stack = np.zeros((STACK_SIZE, 11))
     offset = uniform(state)
     expected, done = 0.0, 0
-    for iz in range(grid.shape[0]):
-        for iy in range(grid.shape[1]):
-            for ix in range(grid.shape[2]):
-                share = probability[(iz * grid.shape[1] + iy) * grid.shape[2] + ix]
+    for iz in range(grid.nz):
+        for iy in range(grid.ny):
+            for ix in range(grid.nx):
+                share = probability[(iz * grid.ny + iy) * grid.nx + ix]
                 if share == 0.0:
                     continue
                 expected += share * decays
@@ -113,7 +113,7 @@ def block(
                     decay(state, physics, grid, source, tally, shells, account, stack, iz, iy, ix, at_centre)
                     done += 1
                 if escaped.size:
-                    voxel = (iz * grid.shape[1] + iy) * grid.shape[2] + ix
+                    voxel = (iz * grid.ny + iy) * grid.nx + ix
                     escaped[voxel] += lost(account) - before
                     followed[voxel] += done - first
     return done

@@ -11,15 +11,15 @@ import numpy as np
 from numba import njit
 
 from tdt_core.dosimetry.montecarlo.electron import ELECTRON, PHOTON, push
-from tdt_core.dosimetry.montecarlo.geometry import PHOTONS_OUT, Grid, at, place, score
+from tdt_core.dosimetry.montecarlo.geometry import PHOTONS_OUT, Grid, at, between, place, score
 from tdt_core.dosimetry.montecarlo.grid import ELECTRON_REST_KEV, LOWEST_KEV
 from tdt_core.dosimetry.montecarlo.photons import HC_KEV_ANGSTROM
 from tdt_core.dosimetry.montecarlo.random import State, exponential, isotropic, turned, uniform
-from tdt_core.dosimetry.montecarlo.tables import Tables
+from tdt_core.dosimetry.montecarlo.tables import COHERENT, INCOHERENT, MU, PHOTO, Tables
 from tdt_core.dosimetry.units import FloatArray
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def photoelectron_cosine(state: State, energy: float) -> float:
     """Cosine to the photon of a K photoelectron, Sauter's distribution (sampling as in the PENELOPE manual)."""
     gamma = 1.0 + energy / ELECTRON_REST_KEV
@@ -34,7 +34,7 @@ def photoelectron_cosine(state: State, energy: float) -> float:
             return float(1.0 - t)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def compton(state: State, physics: Tables, medium: int, energy: float) -> tuple[float, float]:
     """Energy of the scattered photon over that of the photon, and its cosine."""
     kappa = energy / ELECTRON_REST_KEV
@@ -49,11 +49,11 @@ def compton(state: State, physics: Tables, medium: int, energy: float) -> tuple[
         if uniform(state) > 1.0 - ratio * t * (2.0 - t) / (1.0 + ratio * ratio):
             continue
         x = np.sqrt(t / 2.0) * energy / HC_KEV_ANGSTROM
-        if uniform(state) <= 1.0 - np.exp(-((x / physics.x0[medium]) ** physics.power[medium])):
+        if uniform(state) <= 1.0 - np.exp(-((x / physics.binding[medium, 0]) ** physics.binding[medium, 1])):
             return ratio, 1.0 - t
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def rayleigh(state: State, physics: Tables, medium: int, energy: float) -> float:
     """Cosine of coherent scattering."""
     most = (energy / HC_KEV_ANGSTROM) ** 2
@@ -69,17 +69,17 @@ def rayleigh(state: State, physics: Tables, medium: int, energy: float) -> float
             return cosine
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def photon(
     state: State, physics: Tables, grid: Grid, tally: FloatArray, shells: FloatArray, account: FloatArray,
     stack: FloatArray, top: int, energy: float, z: float, y: float, x: float, w: float, v: float, u: float,
 ) -> int:  # fmt: skip
     """Follow one photon to its end; what it sets free goes on the stack, whose new top is returned."""
-    nz, ny, nx = grid.shape[0], grid.shape[1], grid.shape[2]
-    depth, height, width = nz * grid.edge[0], ny * grid.edge[1], nx * grid.edge[2]
-    per_z, per_y, per_x = 1.0 / grid.edge[0], 1.0 / grid.edge[1], 1.0 / grid.edge[2]
+    nz, ny, nx = grid.nz, grid.ny, grid.nx
+    depth, height, width = nz * grid.ez, ny * grid.ey, nx * grid.ex
+    per_z, per_y, per_x = 1.0 / grid.ez, 1.0 / grid.ey, 1.0 / grid.ex
     index, fraction = place(energy)
-    densest = at(grid.majorant, index, fraction)
+    densest = between(grid.majorant, index, fraction)
     while True:
         length = exponential(state) / densest
         z, y, x = z + w * length, y + v * length, x + u * length
@@ -89,15 +89,15 @@ def photon(
         iz, iy, ix = min(int(z * per_z), nz - 1), min(int(y * per_y), ny - 1), min(int(x * per_x), nx - 1)
         voxel = (iz * ny + iy) * nx + ix
         medium = grid.material[voxel]
-        mu = at(physics.mu[medium], index, fraction) * grid.density[voxel]
+        mu = at(physics.rows, medium, index, fraction, MU) * grid.density[voxel]
         if uniform(state) * densest >= mu:
             continue
         r = uniform(state)
-        if r < at(physics.photo[medium], index, fraction):
+        if r < at(physics.rows, medium, index, fraction, PHOTO):
             cosine = photoelectron_cosine(state, energy)
             w, v, u = turned(state, w, v, u, cosine)
             return push(stack, top, ELECTRON, energy, z, y, x, w, v, u, iz, iy, ix)
-        if r < at(physics.incoherent[medium], index, fraction):
+        if r < at(physics.rows, medium, index, fraction, INCOHERENT):
             ratio, cosine = compton(state, physics, medium, energy)
             pw, pv, pu = turned(state, w, v, u, cosine)
             given = energy * (1.0 - ratio)
@@ -114,8 +114,8 @@ def photon(
                 score(grid, tally, shells, account, voxel, x, y, z, energy)
                 return top
             index, fraction = place(energy)
-            densest = at(grid.majorant, index, fraction)
-        elif r < at(physics.coherent[medium], index, fraction):
+            densest = between(grid.majorant, index, fraction)
+        elif r < at(physics.rows, medium, index, fraction, COHERENT):
             w, v, u = turned(state, w, v, u, rayleigh(state, physics, medium, energy))
         else:
             shared = energy - 2.0 * ELECTRON_REST_KEV

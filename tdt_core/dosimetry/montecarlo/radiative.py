@@ -16,7 +16,6 @@ from tdt_core.dosimetry.montecarlo.grid import (
     CLASSICAL_RADIUS_CM,
     ELECTRON_REST_KEV,
     FINE_STRUCTURE,
-    beta_squared,
     energies_kev,
 )
 from tdt_core.dosimetry.units import FloatArray
@@ -45,7 +44,8 @@ def _born(kinetic_kev: float, photon_kev: FloatArray) -> FloatArray:
         + l0 * e / p0**3
         + l1 * e0 / p**3
         - l0 * l1 / (p0 * p)
-        + big * (8.0 / 3.0 * e0 * e / (p0 * p) + k**2 * (e0**2 * e**2 + p0**2 * p**2) / (p0**3 * p**3) + k / (2.0 * p0 * p) * inner)
+        + big
+        * (8.0 / 3.0 * e0 * e / (p0 * p) + k**2 * (e0**2 * e**2 + p0**2 * p**2) / (p0**3 * p**3) + k / (2.0 * p0 * p) * inner)
     )
     b0, b = p0 / e0, p / e
     charge = 2.0 * np.pi * _SHAPE_Z * FINE_STRUCTURE
@@ -131,10 +131,12 @@ def thick_target(stopping_water: bytes) -> tuple[FloatArray, FloatArray]:
     made = shape()
     water = scale(medium("water"))
     edges = np.geomspace(PHOTON_CUT_KEV, energy[-1], 600)
-    rate = np.array([
-        np.interp(edges, r * e, a, right=0.0) if a[0] > 0 else np.zeros_like(edges)
-        for r, a, e in zip(made.ratio, made.above, energy, strict=True)
-    ])  # photons above each edge per g/cm2 at each electron energy
+    rate = np.array(
+        [
+            np.interp(edges, r * e, a, right=0.0) if a[0] > 0 else np.zeros_like(edges)
+            for r, a, e in zip(made.ratio, made.above, energy, strict=True)
+        ]
+    )  # photons above each edge per g/cm2 at each electron energy
     per_kev = rate * water / loss[:, None]
     above = np.vstack([np.zeros(edges.size), np.cumsum(np.diff(energy)[:, None] * (per_kev[1:] + per_kev[:-1]) / 2.0, axis=0)])
     ratio = np.ones((energy.size, _POINTS))
@@ -145,5 +147,3 @@ def thick_target(stopping_water: bytes) -> tuple[FloatArray, FloatArray]:
             resampled[i] = np.interp(ratio[i] * e, edges, above[i])
             resampled[i, -1] = 0.0
     return above[:, 0].copy(), _quantiles(ratio, resampled)
-
-

@@ -14,7 +14,7 @@ from numba import njit
 State = npt.NDArray[np.uint64]
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _splitmix(x: Any) -> Any:
     z = x + np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -22,7 +22,7 @@ def _splitmix(x: Any) -> Any:
     return z ^ (z >> np.uint64(31))
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def seeded(seed: Any, block: Any) -> State:
     """(2,) state of one block's stream; `seed` and `block` are uint64."""
     state = np.empty(2, np.uint64)
@@ -33,7 +33,7 @@ def seeded(seed: Any, block: Any) -> State:
     return state
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def uniform(state: State) -> float:
     """A number in [0, 1) with 53 bits."""
     a, b = state[0], state[1]
@@ -44,22 +44,24 @@ def uniform(state: State) -> float:
     return float(out >> np.uint64(11)) * 1.1102230246251565e-16
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def exponential(state: State) -> float:
     """A free path of mean 1."""
     return float(-np.log(1.0 - uniform(state)))
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def isotropic(state: State) -> tuple[float, float, float]:
     """A direction, uniform on the sphere."""
-    w = 2.0 * uniform(state) - 1.0
-    rho = np.sqrt(1.0 - w * w)
-    phi = 2.0 * np.pi * uniform(state)
-    return rho * np.cos(phi), rho * np.sin(phi), w
+    while True:
+        a, b = 2.0 * uniform(state) - 1.0, 2.0 * uniform(state) - 1.0
+        r2 = a * a + b * b
+        if r2 < 1.0:  # Marsaglia 1972
+            scale = 2.0 * np.sqrt(1.0 - r2)
+            return a * scale, b * scale, 1.0 - 2.0 * r2
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def turned(state: State, u: float, v: float, w: float, cosine: float) -> tuple[float, float, float]:
     """A direction at the given cosine to (u, v, w), at a random azimuth."""
     sine = np.sqrt(max(0.0, 1.0 - cosine * cosine))

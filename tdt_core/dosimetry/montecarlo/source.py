@@ -66,7 +66,9 @@ def make_source(
     emitted: Emissions, local_electron_kev: float = LOCAL_ELECTRON_KEV, local_photon_kev: float = LOCAL_PHOTON_KEV
 ) -> Source:
     """Source of a nuclide. Raises InputError for one that emits nothing, or more energy than the tables hold."""
-    return spectra_source(emitted.electrons, emitted.photons, emitted.local_kev, emitted.parent, local_electron_kev, local_photon_kev)
+    return spectra_source(
+        emitted.electrons, emitted.photons, emitted.local_kev, emitted.parent, local_electron_kev, local_photon_kev
+    )
 
 
 def spectra_source(

@@ -14,6 +14,7 @@ from tdt_core.dosimetry.montecarlo.density_effect import density_effect
 from tdt_core.dosimetry.montecarlo.grid import ELECTRON_REST_KEV, MOLLER_KEV_CM2_PER_MOL, beta_squared
 from tdt_core.dosimetry.units import FloatArray
 
+
 def collision_kev_cm2_g(medium: Medium, energy_kev: FloatArray, cut_kev: float = math.inf) -> FloatArray:
     """Mass stopping power by collisions that lose less than `cut_kev`; all collisions by default. keV cm2/g."""
     tau = energy_kev / ELECTRON_REST_KEV
