@@ -97,7 +97,7 @@ def place(energy: float) -> tuple[int, float]:
     index = (bits >> _SHIFT) - _BIAS
     if index < 0:
         return 0, 0.0
-    return index, (bits & _MASK) * _UNIT
+    return int(index), (bits & _MASK) * _UNIT
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -115,7 +115,8 @@ def between(row: FloatArray, index: int, fraction: float) -> float:
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def score(
-    grid: Grid, tally: FloatArray, shells: FloatArray, account: FloatArray, voxel: int, x: float, y: float, z: float, energy: float
+    grid: Grid, tally: FloatArray, shells: FloatArray, account: FloatArray, voxel: int,
+    x: float, y: float, z: float, energy: float,
 ) -> None:  # fmt: skip
     """Energy to a voxel, and to the shell of the point where there are shells."""
     tally[voxel] += energy

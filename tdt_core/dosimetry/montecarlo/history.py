@@ -93,8 +93,8 @@ def block(
     """Run one block of about `decays` decays spread over the voxels; scores are added to the arrays.
 
     The number in each voxel is its expectation rounded up or down by one random offset for the block (systematic sampling).
-    `probability` is (voxels,) with sum 1. `escaped` and `followed`, if not empty, take the energy lost to the grid and the number of
-    decays by voxel of origin. Returns the number of decays.
+    `probability` is (voxels,) with sum 1. `escaped` and `followed`, if not empty, take the energy lost to the grid and the
+    number of decays by voxel of origin. Returns the number of decays.
     """
     state = seeded(seed, number)
     stack = np.zeros((STACK_SIZE, 11))

@@ -1,8 +1,8 @@
 """Photons: Woodcock tracking through the voxels; photoelectric, Compton, Rayleigh, pair production.
 
-A photoelectron carries all the photon's energy: the K edges of these media lie below 5 keV, so fluorescence is local. The recoil
-electron of Compton scattering carries the whole loss; binding acts through the scattering function only. Annihilation photons
-start where the pair was made.
+A photoelectron carries all the photon's energy: the K edges of these media lie below 5 keV (iron in marrow apart, 7 keV), so
+fluorescence is local. The recoil electron of Compton scattering carries the whole loss; binding acts through the scattering
+function only. Annihilation photons start where the pair was made.
 """
 
 from __future__ import annotations

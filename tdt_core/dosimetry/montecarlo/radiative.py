@@ -45,7 +45,7 @@ def _born(kinetic_kev: float, photon_kev: FloatArray) -> FloatArray:
         + l1 * e0 / p**3
         - l0 * l1 / (p0 * p)
         + big
-        * (8.0 / 3.0 * e0 * e / (p0 * p) + k**2 * (e0**2 * e**2 + p0**2 * p**2) / (p0**3 * p**3) + k / (2.0 * p0 * p) * inner)
+        * (8.0 / 3.0 * e0 * e / (p0 * p) + k**2 * (e0**2 * e**2 + p0**2 * p**2) / (p0 * p) ** 3 + k / (2.0 * p0 * p) * inner)
     )
     b0, b = p0 / e0, p / e
     charge = 2.0 * np.pi * _SHAPE_Z * FINE_STRUCTURE
@@ -85,7 +85,7 @@ def shape() -> Shape:
         x = np.concatenate([np.linspace(0.0, 1.0, 300) ** 2, [cut]])
         x = np.unique(np.clip(x, 1e-4, 1.0 - 1e-6))
         energy_per_x = _born(e, x * e) * e * unit
-        # Beyond 1 MeV Born's formula and ESTAR differ smoothly; below, ESTAR holds screening and exact Coulomb waves
+        # ESTAR is 11 % (2 MeV) to 27 % (16 keV) away from Born's formula, which only gives the shape
         scale = known[i] / water / np.trapezoid(energy_per_x, x)
         total[i] = known[i] / water
         low = x <= cut

@@ -1,7 +1,7 @@
 """What one decay emits, as tables from which transport samples.
 
-Electrons below 10 keV (range 2.5 um in water) and photons below 2 keV stop in the voxel of the decay and are deposited with their
-mean, like alphas and recoil; everything else is sampled, whole numbers of particles per decay.
+Electrons below 10 keV (range 2.5 um in water) and photons below 2 keV stop in the voxel of the decay and are deposited
+with their mean, like alphas and recoil; everything else is sampled, whole numbers of particles per decay.
 """
 
 from __future__ import annotations
