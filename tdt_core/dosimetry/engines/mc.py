@@ -12,14 +12,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tdt_core.dosimetry.density import MATERIALS, check_spacing, density_map, dose_gy, mass_kg
+from tdt_core.dosimetry.density import (
+    AIR_BELOW_G_CM3,
+    FLOOR_G_CM3,
+    MATERIALS,
+    check_material,
+    check_spacing,
+    density_map,
+    dose_gy,
+    mass_kg,
+)
 from tdt_core.dosimetry.engines import EngineSetting, register_engine
 from tdt_core.dosimetry.montecarlo.geometry import Grid, make_grid
 from tdt_core.dosimetry.montecarlo.run import BLOCKS, Scored, escaping, simulate
 from tdt_core.dosimetry.montecarlo.source import make_source
 from tdt_core.dosimetry.montecarlo.tables import cut_for, tables
 from tdt_core.dosimetry.units import JOULE_PER_MBQ_H_KEV, Array32
-from tdt_core.errors import GeometryError, InputError, ModelError
+from tdt_core.errors import GeometryError, ModelError
 from tdt_core.nuclides import Progeny, emissions
 
 DECAYS = 2_000_000
@@ -51,8 +60,10 @@ class MonteCarloEngine:
         self._asked = np.zeros(setting.shape)
 
     def _grid(self, sinks: npt.NDArray[np.bool_] | None = None) -> Grid:
-        setting = self.setting
-        return make_grid(self._material, setting.density_g_cm3, setting.spacing_mm, self.physics, sinks=sinks)
+        density = self.setting.density_g_cm3
+        # the thinnest lung that a voxel's mass may have is also what particles cross; air stays air
+        density = np.where(density < AIR_BELOW_G_CM3, density, np.maximum(density, np.float32(FLOOR_G_CM3)))
+        return make_grid(self._material, density, self.setting.spacing_mm, self.physics, sinks=sinks)
 
     def scored(self, tia_mbq_h: npt.NDArray[Any]) -> Scored:
         """Energy per voxel and decay, with its statistical uncertainty and the energy balance. The map must not be all zero."""
@@ -85,16 +96,12 @@ def material_map(setting: EngineSetting) -> npt.NDArray[np.uint8]:
     """(z, y, x) materials, water where none are given. Raises GeometryError or InputError."""
     if setting.material is None:
         return np.full(setting.shape, MATERIALS.index("water"), np.uint8)
-    material = np.asarray(setting.material)
+    material = check_material(setting.material)
     if material.shape != setting.shape:
         raise GeometryError(
-            f"material of shape {material.shape} with density of shape {setting.shape}", expected="the same grid"
-        )
-    if not np.issubdtype(material.dtype, np.integer) or material.min() < 0 or material.max() >= len(MATERIALS):
-        raise InputError(
-            f"material map of type {material.dtype}, values {material.min()} to {material.max()}",
-            expected=f"integers 0 to {len(MATERIALS) - 1}",
-            kind="input.material",
+            f"material of shape {material.shape} with density of shape {setting.shape}",
+            expected="the same grid",
+            remedy="resample the materials to the grid of the activity",
         )
     return material.astype(np.uint8)
 
