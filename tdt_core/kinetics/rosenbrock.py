@@ -23,6 +23,8 @@ Their stages unroll to one linear combination of y and the K_s per step, whose w
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -42,6 +44,9 @@ from tdt_core.kinetics.lanes import (
 from tdt_core.kinetics.symbolic import Int32, Tables
 
 FloatArray = npt.NDArray[np.float64]
+
+BLOCKS_PER_THREAD = 8
+"""So many that a thread with easy members takes over from one with hard ones."""
 
 MAX_STEPS = 30_000  # from one event to the next
 SMALLEST_STEP_MIN = 1e-12
@@ -144,13 +149,31 @@ def solve(
         amounts, integrals, np.zeros((sloped, *amounts.shape[1:])), np.zeros((sloped, *integrals.shape[1:])), failed, steps
     )
     along = np.zeros((0, coefficients.shape[1])) if directions is None else np.ascontiguousarray(directions)
-    run = _run_parallel if m > LANES else _run
     tolerances = (rtol, rtol * 1e-4 * scale_nmol)
     slopes = (found.amounts_slope, found.integrals_slope)
-    run(tables, np.ascontiguousarray(coefficients), along, course, tolerances, (amounts, integrals), slopes, failed, steps)
+    given = (tables, np.ascontiguousarray(coefficients), along, course, tolerances)
+    made = ((amounts, integrals), slopes, failed, steps)
+    _on_all_cores(lambda begin, end: _run(*given, *made, begin, end), m)
     for array in (amounts, integrals, *(slopes if sloped else ())):
         array[failed] = np.nan
     return found
+
+
+def _on_all_cores(run: Callable[[int, int], None], m: int) -> None:
+    """`run(begin, end)` over m members in whole chunks of lanes, on as many threads as numba is set to use.
+
+    Plain threads, since the compiled loop lets go of the interpreter: numba's own parallel loop would compile all of it again.
+    Chunks know nothing of each other, so the result does not depend on the threads.
+    """
+    chunks = -(-m // LANES)
+    threads = min(numba.get_num_threads(), chunks)
+    if threads <= 1:
+        run(0, m)
+        return
+    block = LANES * -(-chunks // (threads * BLOCKS_PER_THREAD))
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in pool.map(lambda begin: run(begin, min(begin + block, m)), range(0, m, block)):
+            pass
 
 
 class Values(NamedTuple):
@@ -587,13 +610,7 @@ def _store(row, alive, first, out, amounts):  # type: ignore[no-untyped-def] # p
                 amounts[first + lane, out, r] = row[r, lane]
 
 
-@numba.njit(cache=True)
-def _run(tables, coefficients, directions, course, tolerances, found, slopes, failed, steps):  # type: ignore[no-untyped-def] # pragma: no cover
-    for first in range(0, coefficients.shape[0], LANES):
+@numba.njit(cache=True, nogil=True)
+def _run(tables, coefficients, directions, course, tolerances, found, slopes, failed, steps, begin, end):  # type: ignore[no-untyped-def] # pragma: no cover
+    for first in range(begin, end, LANES):
         _chunk(tables, coefficients, directions, course, tolerances, first, found, slopes, failed, steps)
-
-
-@numba.njit(cache=True, parallel=True)
-def _run_parallel(tables, coefficients, directions, course, tolerances, found, slopes, failed, steps):  # type: ignore[no-untyped-def] # pragma: no cover
-    for chunk in numba.prange((coefficients.shape[0] + LANES - 1) // LANES):
-        _chunk(tables, coefficients, directions, course, tolerances, chunk * LANES, found, slopes, failed, steps)
