@@ -127,7 +127,7 @@ def _assert_voxel_s(name, edge_mm, decays, tolerance, sigmas):
         expected, u1 = float(row["S_norm"]), float(row["u1_stat"])
         # mirror images and permutations: 6 face, 12 edge, 8 corner neighbours
         images = {1: 1, 2: 6, 3: 12, 4: 8}[1 + sum(i > 0 for i in at)]
-        # where the last betas and bremsstrahlung meet, the table rests on few histories (its reference: 15 to 40 %); at (0, 2, 2) the
+        # where the last betas and bremsstrahlung meet, the table rests on few histories (it says 15 to 40 %); at (0, 2, 2) the
         # point kernels, made from another run of the same code, give 1.54 of it and this engine 1.5 to 1.7
         least = 0.5 if name == "Y-90" and expected < 1e-5 else tolerance
         allowed = least * expected + sigmas * np.hypot(u1, sd[at] / np.sqrt(images))
