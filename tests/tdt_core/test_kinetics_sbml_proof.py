@@ -21,8 +21,15 @@ TIMES_H = [0.5, 2.0, 7.0, 24.0, 50.1, 72.0, 168.0, 400.0]
 BOLUS = Administration(0.0, "vial", "PSMA-617", "Lu-177", 7400.0, 110.0)
 SCHEDULE = [BOLUS, replace(BOLUS, time_h=5.0, activity_mbq=3000.0, amount_nmol=60.0, residual_mbq=200.0, duration_h=1.5)]
 RTOL = 1e-9  # of our steps; theirs 1e-11
+SHORT = ("psma_reference", "psma_reduced", "compartmental")
+"""Models of the default tests; the long ones run over all."""
 PARENTS = {"Bi-213": "Ac-225", "Bi-212": "Pb-212"}
 MBQ_PER_NMOL = nuclide("Lu-177").mbq_per_nmol
+
+
+def each(names, short):
+    """Parameters of a test: those that are not in `short` belong to the long ones."""
+    return [pytest.param(name, marks=() if name in short else pytest.mark.long) for name in names]
 
 
 def run(text, times_h, outputs):
@@ -41,7 +48,7 @@ def _assert_agree(found, wanted, floor):
     np.testing.assert_allclose(found[above], wanted[above], rtol=RELATIVE)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", each(MODELS, SHORT))
 def test_the_total_ligand_and_its_time_integrals_are_those_of_libroadrunner(name):
     model = MODELS[name]()
     found = simulate(model, None, [BOLUS], TIMES_H, rtol=RTOL)
@@ -60,7 +67,7 @@ def test_the_total_ligand_and_its_time_integrals_are_those_of_libroadrunner(name
     _assert_agree(ran[-1, len(states) :] * share / 60.0, tia, FLOOR * BOLUS.activity_mbq)
 
 
-@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("name", each(OWN, SHORT))
 def test_radioactive_and_cold_ligand_of_two_administrations_are_those_of_libroadrunner(name):
     model = MODELS[name]()
     found = simulate(model, None, SCHEDULE, TIMES_H, rtol=RTOL)
@@ -102,7 +109,7 @@ def places_of(ids, label):
     return [tuple(s.split("/")[-2:]) for s in ids.states if s.startswith(f"{label}/")]
 
 
-@pytest.mark.parametrize("name", BY_SCHEDULE)
+@pytest.mark.parametrize("name", each(BY_SCHEDULE, tuple(BY_SCHEDULE)[:1]))
 def test_nuclides_cold_ligands_and_daughters_counted_apart_are_those_of_libroadrunner(name):
     """Hot and cold ligand that compete are species there; here each ligand has a total, and nuclides ride on it."""
     make, named = BY_SCHEDULE[name]
@@ -148,7 +155,7 @@ def _assert_agree_if_any(found, wanted, floor):
     assert np.all(np.abs(found[~above] - wanted[~above]) < floor)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", each(MODELS, SHORT))
 def test_an_export_reads_back_to_the_same_simulation(name):
     model = MODELS[name]()
     text = sbml.export(model)
