@@ -147,6 +147,7 @@ def test_recovery_alone_finishes_what_was_published_without_running_again(
     assert store.recover() == ()
 
 
+@pytest.mark.long
 def test_dying_again_and_again_at_every_point_in_one_home_ends_the_same(
     root: Path, reference: tuple[list[str], dict[str, Any]]
 ) -> None:

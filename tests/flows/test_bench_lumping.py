@@ -7,6 +7,7 @@ from tdt_core.errors import SettingsError
 from tdt_core.kinetics.pbrpk import pbrpk
 
 
+@pytest.mark.long
 def test_the_benchmark_tells_states_time_and_the_difference_of_every_region() -> None:
     figures = run(patients=16, seed=4)
     assert figures["states"] == {"whole": 75, "lumped": 63, "reduced": 28}
