@@ -121,6 +121,7 @@ def check_places(organs: Sequence[Organ], targets: Sequence[str]) -> None:
 
 
 def outflow(organ: str, upstream: Sequence[str]) -> Rule:
+    """Rule of the serum flow (L/min) out of an organ: its arterial flow and the outflow of the organs that drain into it."""
     return Rule(
         f"{organ}.outflow",
         " + ".join(["flow", *(f"{u}.outflow" for u in upstream)]),
