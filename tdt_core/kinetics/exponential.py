@@ -8,8 +8,8 @@ u = uptake per mL, V = region volume, s = amplitude of the slow phase. s < 1 is 
 into a second, slower uptake, as in a kidney that goes on taking up while the blood clears. Biological rates are ordered and
 positive by construction, ls = ln2/T_slow, lf = ls + ln2/T_fast, and lu = lf (two phases: ls) + ln2/T_uptake, so that for any
 parameters activity is never negative and in the end falls no slower than physical decay; with two or three phases it starts at
-zero. Regions are independent but for the prior. An infusion counts as a bolus at its start. The population sum of exponentials
-is the third form under population priors.
+zero. Regions are independent but for the prior. These are the curves of a bolus; an infusion is the mean of boluses over its
+duration, in closed form. The population sum of exponentials is the third form under population priors.
 """
 
 from __future__ import annotations
@@ -130,29 +130,29 @@ class Exponentials:
     def activity(self, theta: FloatArray, administration: Administration, times_h: FloatArray) -> FloatArray:
         """See `KineticModel.activity`."""
         amplitudes, rates = self.exponentials(theta, administration)
-        t = np.asarray(times_h, dtype=float)
-        return np.asarray(np.einsum("mrk,mrkt->mrt", amplitudes, np.exp(-rates[..., None] * t)))
+        return np.asarray(np.einsum("mrk,mrkt->mrt", amplitudes, infused(rates, administration, times_h)[0]))
 
     def time_integrated_activity(self, theta: FloatArray, administration: Administration) -> FloatArray:
-        """See `KineticModel.time_integrated_activity`; the sum of amplitude / rate."""
+        """See `KineticModel.time_integrated_activity`; the sum of amplitude / rate, less what decays before it is infused."""
         amplitudes, rates = self.exponentials(theta, administration)
-        return np.asarray((amplitudes / rates).sum(axis=-1))
+        x = nuclide(administration.nuclide).decay_constant_per_h * administration.duration_h
+        entered = -np.expm1(-x) / x if x > 0 else 1.0
+        return np.asarray((amplitudes / rates).sum(axis=-1) * entered)
 
     def log_jacobian(self, theta: FloatArray, administration: Administration, times_h: FloatArray) -> FloatArray:
         """See `KineticModel.log_jacobian`; analytic."""
         n_regions, n_quantities = len(self.regions), len(self.quantities)
         p = np.asarray(theta, dtype=float).reshape(n_regions, n_quantities)
         amplitudes, rates = (x[0] for x in self.exponentials(theta, administration))
-        t = np.asarray(times_h, dtype=float)
-        e = np.exp(-rates[..., None] * t)  # (regions, phases, t)
+        e, de = infused(rates, administration, times_h)  # (regions, phases, t)
         total = np.einsum("rk,rkt->rt", amplitudes, e)
-        blocks = np.empty((n_regions, t.size, n_quantities))
+        blocks = np.empty((n_regions, e.shape[-1], n_quantities))
         blocks[:, :, 0] = 1.0
         for q, d in self._rate_derivatives(p).items():
-            blocks[:, :, q] = np.einsum("rk,rk,rkt->rt", amplitudes, d, -t * e) / total
+            blocks[:, :, q] = np.einsum("rk,rk,rkt->rt", amplitudes, d, de) / total
         if self.phases == 3:
             blocks[:, :, 3] = amplitudes[:, 1, None] * (e[:, 1] - e[:, 0]) / total
-        jacobian = np.zeros((n_regions, t.size, n_regions * n_quantities))
+        jacobian = np.zeros((n_regions, e.shape[-1], n_regions * n_quantities))
         for r in range(n_regions):
             jacobian[r, :, r * n_quantities : (r + 1) * n_quantities] = blocks[r]
         return jacobian
@@ -169,6 +169,26 @@ class Exponentials:
         else:
             contained = {1: [slow, slow, slow], 2: [step[2], zero, step[2]], 4: [zero, zero, step[4]]}
         return {i: np.stack(parts, axis=-1) for i, parts in contained.items()}
+
+
+def infused(rates: FloatArray, administration: Administration, times_h: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """exp(-rate t), averaged over the boluses that an infusion is, and its derivative by the rate: (..., phases, times).
+
+    With r = b + lp (biological and physical rate) and an infusion from 0 to T of a product that decays in the vial,
+
+        e^(-lp t) (e^(-b max(t - T, 0)) - e^(-b t)) / (b T)      and e^(-r t) where T = 0.
+    """
+    t, length = np.asarray(times_h, dtype=float), administration.duration_h
+    if length <= 0:
+        e = np.exp(-rates[..., None] * t)
+        return e, -t * e
+    decay = nuclide(administration.nuclide).decay_constant_per_h
+    b, since = (rates - decay)[..., None], np.maximum(t - length, 0.0)
+    late, early = np.exp(-b * since), np.exp(-b * t)
+    mean = -late * np.expm1(-b * (t - since)) / (b * length)
+    slope = (t * early - since * late) / (b * length) - mean / b
+    physical = np.exp(-decay * t)
+    return mean * physical, slope * physical
 
 
 def _monoexponential(ligand: str, regions: Sequence[Region], covariates: Covariates) -> Exponentials:

@@ -1,5 +1,6 @@
 """Laws of the mono-, bi- and triexponential rungs: start, order, decay bound, closed integrals, gradients, limits, priors."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -21,8 +22,10 @@ REGIONS = (
     Region("rest", "rest", "", volume_ml=68000.0, mass_g=70000.0),
 )
 GIVEN = Administration(0.0, "Lu-177-PSMA-617", "PSMA-617", "Lu-177", 7400.0, residual_mbq=30.0)
+INFUSED = replace(GIVEN, duration_h=2.0)
 TIMES = np.array([1.0, 4.0, 24.0, 72.0, 160.0])
 NAMES = {1: "monoexponential", 2: "biexponential", 3: "triexponential"}
+bolus_and_infusion = pytest.mark.parametrize("administration", [GIVEN, INFUSED], ids=["bolus", "infusion"])
 every_rung = pytest.mark.parametrize("name", NAMES.values())
 LAMBDA = float(nuclide("Lu-177").decay_constant_per_h)
 
@@ -84,28 +87,54 @@ def test_two_phases_have_the_closed_integral_and_peak_of_uptake_and_clearance():
 
 
 @every_rung
-def test_the_time_integral_in_closed_form_equals_quadrature(name):
+@bolus_and_infusion
+def test_the_time_integral_in_closed_form_equals_quadrature(name, administration):
     rung = rung_for(name, "PSMA-617", REGIONS)
     theta = draws(rung, 2, seed=3)
-    closed = rung.time_integrated_activity(theta, GIVEN)
+    closed = rung.time_integrated_activity(theta, administration)
     for m in range(2):
         for r in range(len(REGIONS)):
-            parts = [0.0, 0.05, 0.5, 5.0, 50.0, 500.0, 4000.0]
+            parts = [0.0, 0.05, 0.5, 2.0, 5.0, 50.0, 500.0, 4000.0]
             value = sum(
-                quad(lambda t, m=m, r=r: rung.activity(theta[m], GIVEN, np.array([t]))[0, r, 0], a, b, epsrel=1e-10)[0]
+                quad(lambda t, m=m, r=r: rung.activity(theta[m], administration, np.array([t]))[0, r, 0], a, b, epsrel=1e-10)[0]
                 for a, b in pairwise(parts)
             )
             assert closed[m, r] == pytest.approx(value, rel=1e-7)
 
 
 @every_rung
+@bolus_and_infusion
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10_000))
-def test_the_analytic_gradient_equals_central_differences(name, seed):
+def test_the_analytic_gradient_equals_central_differences(name, administration, seed):
     rung = rung_for(name, "PSMA-617", REGIONS)
     theta = draws(rung, 1, seed)[0]
-    found = log_jacobian_by_differences(rung, theta, GIVEN, TIMES, step=1e-4)
-    np.testing.assert_allclose(rung.log_jacobian(theta, GIVEN, TIMES), found, atol=1e-5, rtol=1e-5)
+    found = log_jacobian_by_differences(rung, theta, administration, TIMES, step=1e-4)
+    np.testing.assert_allclose(rung.log_jacobian(theta, administration, TIMES), found, atol=1e-5, rtol=1e-5)
+
+
+@every_rung
+def test_an_infusion_is_the_mean_of_decayed_boluses_over_its_duration(name):
+    rung = rung_for(name, "PSMA-617", REGIONS)
+    theta = draws(rung, 3, seed=4)
+    nodes, weights = np.polynomial.legendre.leggauss(40)
+    for t in (0.7, 4.0, 72.0):
+        until = min(t, INFUSED.duration_h)
+        starts = until * (nodes + 1) / 2
+        boluses = rung.activity(theta, GIVEN, t - starts) * np.exp(-LAMBDA * starts)
+        mean = boluses @ weights * until / (2 * INFUSED.duration_h)
+        np.testing.assert_allclose(rung.activity(theta, INFUSED, np.array([t]))[..., 0], mean, rtol=1e-6)
+
+
+@every_rung
+def test_a_short_infusion_tends_to_the_bolus(name):
+    rung = rung_for(name, "PSMA-617", REGIONS)
+    theta = draws(rung, 20, seed=5)
+    brief = replace(GIVEN, duration_h=1e-5)
+    np.testing.assert_allclose(rung.activity(theta, brief, TIMES), rung.activity(theta, GIVEN, TIMES), rtol=1e-4)
+    np.testing.assert_allclose(
+        rung.time_integrated_activity(theta, brief), rung.time_integrated_activity(theta, GIVEN), rtol=1e-6
+    )
 
 
 def test_the_rungs_are_nested():
