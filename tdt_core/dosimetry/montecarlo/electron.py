@@ -46,6 +46,7 @@ from tdt_core.dosimetry.units import FloatArray
 
 PHOTON, ELECTRON = 0.0, 1.0
 STACK_SIZE = 256
+_ROOM = 32  # what one step and the photons of a stop may put on the stack
 
 _LOWEST_K = 2.0**-K_OCTAVES
 
@@ -172,7 +173,7 @@ def electron(
         index, fraction = place(energy)
         reach = at(physics.rows, medium, index, fraction, CSDA)
         near = grid.reject_cm if grid.reject_cm > 0.0 else clearance(grid, iz, iy, ix, z, y, x)
-        if energy <= LOWEST_KEV or reach < near * grid.density[voxel]:
+        if energy <= LOWEST_KEV or reach < near * grid.density[voxel] or top > STACK_SIZE - _ROOM:
             return stop(state, physics, grid, tally, shells, account, stack, top, energy, z, y, x, iz, iy, ix)
         step = at(physics.rows, medium, index, fraction, STEP)
         after, after_fraction = place(max(energy - step, LOWEST_KEV))
