@@ -1,7 +1,7 @@
 """Re-estimation of the twin's parameters from each cycle's data: priors, one problem object, estimators, evolution."""
 
 from tdt_core.assimilation.descent import LADDER_NAME, assimilate_on, poorly_fitted, rungs_of
-from tdt_core.assimilation.estimators import assimilate, register
+from tdt_core.assimilation.estimators import assimilate, estimators, register
 from tdt_core.assimilation.evolution import (
     Transition,
     adapt,
@@ -23,6 +23,7 @@ __all__ = [
     "assimilate",
     "assimilate_on",
     "build_problem",
+    "estimators",
     "evolve",
     "poorly_fitted",
     "population_prior",

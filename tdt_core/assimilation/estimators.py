@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tdt_core.assimilation.map_laplace import Fit, fit_map
+from tdt_core.assimilation.cluster import cluster_gauss_newton
+from tdt_core.assimilation.conventional import differential_evolution, least_squares, simulated_annealing
+from tdt_core.assimilation.ensemble import es_mda, ies
+from tdt_core.assimilation.map_laplace import fit_map
+from tdt_core.assimilation.markov import mcmc
 from tdt_core.assimilation.problem import Prior, Problem, build_problem
+from tdt_core.assimilation.target import Fit, Target
+from tdt_core.assimilation.tempered import smc
 from tdt_core.errors import EstimationError
 from tdt_core.kinetics import KineticModel
 from tdt_core.parameters import packaged_table
@@ -17,16 +24,34 @@ from tdt_core.reproducible import one_blas_thread
 from tdt_core.twin import Evidence, Posterior
 
 FloatArray = npt.NDArray[np.float64]
-Estimator = Callable[[Problem, npt.NDArray[np.float64], np.random.Generator], Fit]
+Estimator = Callable[..., Fit]
+"""`estimator(target, rng, **options)`."""
 
 OUTLIER_PASSES = 3
+UNSOLVED = 0.2
+"""Share of draws without a solution that is drawn again; with more, the fit is refused."""
 
-_ESTIMATORS: dict[str, Estimator] = {"map": fit_map}
+_ESTIMATORS: dict[str, Estimator] = {
+    "map": fit_map,
+    "es_mda": es_mda,
+    "ies": ies,
+    "smc": smc,
+    "mcmc": mcmc,
+    "cluster_gauss_newton": cluster_gauss_newton,
+    "least_squares": least_squares,
+    "differential_evolution": differential_evolution,
+    "simulated_annealing": simulated_annealing,
+}
 
 
 def register(name: str, estimator: Estimator) -> None:
     """Add an estimator under a name."""
     _ESTIMATORS[name] = estimator
+
+
+def estimators() -> tuple[str, ...]:
+    """Names of the registered estimators."""
+    return tuple(_ESTIMATORS)
 
 
 @one_blas_thread
@@ -38,6 +63,7 @@ def assimilate(
     *,
     seed: tuple[int, ...] = (0,),
     n_draws: int = 500,
+    options: Mapping[str, Any] | None = None,
 ) -> Posterior:
     """Update the prior with one cycle's evidence.
 
@@ -45,6 +71,7 @@ def assimilate(
     ----------
     prior : over the parameters of `model`, in its order.
     seed : entropy of the random generator, `(root, cycle)`.
+    options : settings of the estimator by name, such as `members` or `starts`.
 
     Returns
     -------
@@ -52,52 +79,90 @@ def assimilate(
 
     Notes
     -----
-    A datum whose standardised residual exceeds `outlier.sigma` is marked, its error widened by that residual, and the fit
-    repeated: never dropped silently. Evidence without usable activities leaves the prior.
+    A datum whose standardised residual at the MAP exceeds `outlier.sigma` is marked, its error widened by that residual, and
+    the fit repeated: never dropped silently. Every estimator then works with these errors. Evidence without usable activities
+    leaves the prior.
     """
     if estimator not in _ESTIMATORS:
         raise EstimationError(f"no estimator named {estimator!r}", expected=f"one of {sorted(_ESTIMATORS)}")
     problem = build_problem(prior, evidence, model)
     rng = np.random.default_rng(list(seed))
-    fit, sd, outlier = _fit_robustly(_ESTIMATORS[estimator], problem, rng)
-    draws = fit.theta + rng.standard_normal((n_draws, fit.theta.size)) @ fit.cholesky.T
+    chosen = partial(_ESTIMATORS[estimator], **(options or {}))
+    fit, target, outlier = _fit_robustly(chosen if estimator == "map" else fit_map, problem, rng)
+    if estimator != "map":
+        target = Target(problem, target.sd)
+        fit = chosen(target, rng)
+    draws, predicted, lost = solved_draws(target, fit, n_draws, rng)
     return Posterior(
         names=problem.names,
         mean=fit.theta,
         cholesky=fit.cholesky,
         draws=draws,
         model=model.name,
-        diagnostics=_diagnostics(problem, fit, draws, model, evidence, int(outlier.sum())),
-        fit_report=_fit_report(problem, fit, draws, sd, outlier),
+        diagnostics={
+            **_diagnostics(target, fit, draws, model, evidence, int(outlier.sum())),
+            "estimator": {**fit.notes, "solves": target.solves[0], "draws_without_solution": lost},
+        },
+        fit_report=_fit_report(target, fit, predicted, outlier),
     )
 
 
 def _fit_robustly(
     estimator: Estimator, problem: Problem, rng: np.random.Generator
-) -> tuple[Fit, FloatArray, npt.NDArray[np.bool_]]:
+) -> tuple[Fit, Target, npt.NDArray[np.bool_]]:
     """Fit, widen each region's worst outlier by its residual, refit: one a region and pass, since a gross error drags the
     curve away from its neighbours and makes them look wrong too."""
     threshold = packaged_table("assimilation.csv").value("outlier.sigma")
     regions = np.array([d.region for d in problem.data])
-    sd = problem.sd.copy()
+    target = Target(problem, problem.sd)
     outlier = np.zeros(problem.y.size, dtype=np.bool_)
-    fit = estimator(problem, sd, rng)
+    fit = estimator(target, rng)
     for _ in range(OUTLIER_PASSES):
-        residual = np.abs(fit.residual * sd / problem.sd)
+        residual = np.abs(fit.residual * target.sd / problem.sd)
         suspect = (residual > threshold) & ~outlier
         if not suspect.any():
             break
         for region in np.unique(regions[suspect]):
             members = np.flatnonzero(suspect & (regions == region))
             outlier[members[np.argmax(residual[members])]] = True
-        sd = np.where(outlier, problem.sd * np.maximum(residual, threshold), problem.sd)
-        fit = estimator(problem, sd, rng)
-    return fit, sd, outlier
+        wider = np.where(outlier, problem.sd * np.maximum(residual, threshold), problem.sd)
+        target = Target(problem, wider, target.solves)
+        fit = estimator(target, rng)
+    return fit, target, outlier
+
+
+def draws_of(fit: Fit, count: int, rng: np.random.Generator) -> FloatArray:
+    """(count, p) draws of theta: of the estimator's sample where it has one, in random order, else of its Gaussian."""
+    if fit.sample is None:
+        return np.asarray(fit.theta + rng.standard_normal((count, fit.theta.size)) @ fit.cholesky.T)
+    return fit.sample[rng.permutation(len(fit.sample))[np.arange(count) % len(fit.sample)]]
+
+
+def solved_draws(target: Target, fit: Fit, count: int, rng: np.random.Generator) -> tuple[FloatArray, FloatArray, int]:
+    """Draws in which the model has a solution, their predicted data, and how many had none and were drawn again.
+
+    Raises EstimationError when more than `UNSOLVED` of them have none: then the posterior says little about the model.
+    """
+    draws, lost = draws_of(fit, count, rng), 0
+    predicted = target.predicted(draws)
+    while (bad := np.isnan(predicted).any(axis=1)).any():
+        lost += int(bad.sum())
+        if lost > UNSOLVED * count:
+            raise EstimationError(
+                f"the model has no solution in {lost} of {count} draws of the posterior",
+                expected=f"in less than {UNSOLVED:.0%}",
+                remedy="use a simpler rung, or narrow the prior",
+                kind="estimation.unsolved",
+            )
+        draws[bad] = draws_of(fit, int(bad.sum()), rng)
+        predicted[bad] = target.predicted(draws[bad])
+    return draws, predicted, lost
 
 
 def _diagnostics(
-    problem: Problem, fit: Fit, draws: FloatArray, model: KineticModel, evidence: Evidence, outliers: int
+    target: Target, fit: Fit, draws: FloatArray, model: KineticModel, evidence: Evidence, outliers: int
 ) -> dict[str, Any]:
+    problem = target.problem
     d = problem.y.size
     two_j = float(fit.residual @ fit.residual + fit.z @ fit.z)
     information = np.linalg.eigvalsh(fit.whitened_jacobian.T @ fit.whitened_jacobian) if d else np.zeros(1)
@@ -159,12 +224,12 @@ def _linearity_shift(
 
 
 def _fit_report(
-    problem: Problem, fit: Fit, draws: FloatArray, sd: FloatArray, outlier: npt.NDArray[np.bool_]
+    target: Target, fit: Fit, predicted: FloatArray, outlier: npt.NDArray[np.bool_]
 ) -> tuple[Mapping[str, Any], ...]:
-    """One record per datum: what the update did with it, and why."""
+    """One record per datum: what the update did with it, and why; `predicted` (draws, d) ln MBq."""
+    problem, sd = target.problem, target.sd
     prior_mean = problem.predict(problem.mean)[0] if problem.y.size else problem.y
     prior_sd = np.linalg.norm(problem.jacobian(problem.mean) @ problem.factor, axis=1)
-    predicted = problem.predict(draws)
     report: list[Mapping[str, Any]] = [
         {
             "region": datum.region,

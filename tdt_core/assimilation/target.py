@@ -1,0 +1,144 @@
+"""What an estimator minimises or samples, and what it hands back.
+
+    J(z) = 1/2 |(y - h(m + L z)) / sd|^2 + 1/2 |z|^2,   theta = m + L z
+
+z is white under the prior, so steps, bounds and distances mean the same in every direction. Every estimator is a function of a
+`Target` and a random generator, and returns a `Fit`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tdt_core.assimilation.problem import Problem
+from tdt_core.errors import EstimationError, ModelError
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """One problem with the errors that its data are given: sd (d,), outliers widened.
+
+    `solves` holds the number of solves of the model so far, a Jacobian counting one per parameter.
+    """
+
+    problem: Problem
+    sd: FloatArray
+    solves: list[int] = field(default_factory=lambda: [0])
+
+    @property
+    def size(self) -> int:
+        """Number of parameters, nuisances included."""
+        return int(self.problem.mean.size)
+
+    def theta(self, z: FloatArray) -> FloatArray:
+        """(..., p) white -> parameters in unconstrained space."""
+        return np.asarray(self.problem.mean + z @ self.problem.factor.T)
+
+    def residuals(self, z: FloatArray) -> FloatArray:
+        """(m, p) -> (m, d) residuals in units of their error; infinite where the model has no solution."""
+        z = np.atleast_2d(z)
+        self.solves[0] += len(z)
+        with np.errstate(over="ignore", invalid="ignore"):
+            r = np.asarray((self.problem.y - self.predicted(self.theta(z))) / self.sd)
+        return np.where(np.isfinite(r).all(axis=1, keepdims=True), r, np.inf)
+
+    def predicted(self, theta: FloatArray) -> FloatArray:
+        """(m, p) theta -> (m, d) ln MBq, NaN without a solution: one batch, by halves where it fails."""
+        try:
+            return self.problem.predict(theta)
+        except (EstimationError, ModelError):
+            if len(theta) == 1:
+                return np.full((1, self.problem.y.size), np.nan)
+            half = len(theta) // 2
+            return np.concatenate([self.predicted(theta[:half]), self.predicted(theta[half:])])
+
+    def objective(self, z: FloatArray) -> FloatArray:
+        """(m, p) -> (m,) J, nats; infinite where the model has no solution."""
+        z = np.atleast_2d(z)
+        r = self.residuals(z)
+        with np.errstate(over="ignore"):
+            return np.asarray(0.5 * (np.square(r).sum(axis=1) + np.square(z).sum(axis=1)))
+
+    def jacobian(self, z: FloatArray) -> FloatArray:
+        """(p,) -> (d, p) d predicted / d z in units of the data's error."""
+        self.solves[0] += self.size
+        return np.asarray((self.problem.jacobian(self.theta(z)) @ self.problem.factor) / self.sd[:, None])
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """What an estimator found.
+
+    Attributes
+    ----------
+    theta, z : (p,) centre: the best point, or the mean of a sample; in parameters and white.
+    cholesky : (p, p) lower factor of the covariance of theta.
+    whitened_jacobian, residual : (d, p), (d,) at the centre.
+    sample : (m, p) draws of theta of estimators that sample; None stands for N(theta, cholesky cholesky').
+    objectives, distinct_optima : J of every start, and how many optima they ended in.
+    notes : what else the estimator says of its run, by name; `solves` among it.
+    """
+
+    theta: FloatArray
+    z: FloatArray
+    cholesky: FloatArray
+    whitened_jacobian: FloatArray
+    residual: FloatArray
+    sample: FloatArray | None = None
+    objectives: tuple[float, ...] = ()
+    distinct_optima: int = 1
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+def laplace(target: Target, z: FloatArray, **rest: Any) -> Fit:
+    """The Gaussian of the curvature at z: C = L (H' H + I)^-1 L'."""
+    h = target.jacobian(z)
+    precision = h.T @ h + np.eye(target.size)
+    inverse_factor = np.linalg.inv(np.linalg.cholesky(precision))
+    return gaussian(target, z, inverse_factor.T @ inverse_factor, h, **rest)
+
+
+def gaussian(target: Target, z: FloatArray, covariance: FloatArray, h: FloatArray | None = None, **rest: Any) -> Fit:
+    """A Gaussian of white `covariance` (p, p) around z; `h` is the Jacobian there if it is known."""
+    factor = target.problem.factor
+    return Fit(
+        theta=target.theta(z),
+        z=z,
+        cholesky=_lower(factor @ covariance @ factor.T),
+        whitened_jacobian=target.jacobian(z) if h is None else h,
+        residual=target.residuals(z)[0],
+        **rest,
+    )
+
+
+def sampled(target: Target, z: FloatArray, **rest: Any) -> Fit:
+    """A sample (m, p) of white parameters, with its mean as the centre. Raises EstimationError with fewer than two members."""
+    if len(z) < 2:
+        raise EstimationError(
+            f"{len(z)} members of the ensemble have a solution",
+            expected="at least two",
+            remedy="use the estimator map, or narrow the prior",
+            kind="estimation.diverged",
+        )
+    centre = z.mean(axis=0)
+    return gaussian(target, centre, np.atleast_2d(np.cov(z, rowvar=False)), sample=target.theta(z), **rest)
+
+
+def _lower(covariance: FloatArray) -> FloatArray:
+    """Cholesky factor; a jitter admits a sample that spans fewer directions than there are."""
+    n = len(covariance)
+    jitter = 1e-14
+    while True:
+        try:
+            return np.asarray(np.linalg.cholesky(covariance + jitter * np.eye(n)))
+        except np.linalg.LinAlgError:
+            if jitter > 1e-6:
+                raise
+            jitter *= 100.0
