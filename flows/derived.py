@@ -12,7 +12,7 @@ from storage.exports import export_state
 
 
 def make(site: Site, state_id: str, truth: dict[str, Any] | None = None) -> Path:
-    """Write `derived/<id>/report.html`, `dose.dcm`, `bed.dcm`, `regions.dcm`; returns the folder. Again after a decision."""
+    """Write `derived/<id>/report.html` and the exports (`storage.exports`); returns the folder. Again after a decision."""
     from flows.report.render import render_report
 
     state, dose = site.store.load(state_id), site.store.open_dose(state_id)

@@ -276,6 +276,12 @@ def set_pixels(d: Dataset, stored: npt.NDArray[Any]) -> None:
     d["PixelData"].VR = "OW"
 
 
+def fix_dimension_uid(d: Dataset, uid: str) -> None:
+    """A stated UID of the dimensions of a multi-frame object, which highdicom draws at random."""
+    for item in (*d.DimensionOrganizationSequence, *d.DimensionIndexSequence):
+        item.DimensionOrganizationUID = uid
+
+
 def set_supine_head_first(d: Dataset) -> None:
     """NM and PET patient orientation by codes; PatientPosition must then be absent."""
     orientation = code_item("102538003", "SCT", "recumbent")

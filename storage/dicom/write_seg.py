@@ -24,6 +24,7 @@ from storage.dicom.write_common import (
     code_item,
     date_of,
     datetime_of,
+    fix_dimension_uid,
     set_patient,
     time_of,
     zone_of,
@@ -99,14 +100,8 @@ def seg(
     d.TimezoneOffsetFromUTC = zone_of(series.at)
     for item in d.ContributingEquipmentSequence:
         item.ContributionDateTime = datetime_of(series.at)
-    _fix_dimension_uid(d, derived_uid(sop_uid, "dimensions"))
+    fix_dimension_uid(d, derived_uid(sop_uid, "dimensions"))
     return d
-
-
-def _fix_dimension_uid(d: Dataset, uid: str) -> None:
-    """highdicom draws this UID at random."""
-    for item in (*d.DimensionOrganizationSequence, *d.DimensionIndexSequence):
-        item.DimensionOrganizationUID = uid
 
 
 def tracking_uid(tracking_seed: str, tracking_id: str) -> str:

@@ -15,6 +15,7 @@ import xarray as xr
 from storage.dicom.write_common import save
 from storage.dicom.write_rtdose import header_shadow
 from storage.exports import ExportReference, export_ct, export_rtdose, export_seg, export_state
+from storage.nifti import read_nifti
 from tdt_core.errors import GeometryError, UnitError
 from tdt_core.imaging.volume import LabelVolume, Volume
 from tdt_core.twin import DoseLedger, Evidence, Lesion, Patient, Posterior, Region, TwinState
@@ -105,8 +106,8 @@ def test_units_and_grids_are_checked(tmp_path, dose, labels, ct):
 def test_a_whole_state_is_exported_and_the_seg_refers_to_the_exported_ct(tmp_path, dose, labels, ct):
     paths = export_state(tmp_path / "a", _state(), _grid(dose, labels, ct), with_ct=True)
     again = export_state(tmp_path / "b", _state(), _grid(dose, labels, ct), with_ct=True)
-    assert set(paths) == {"dose", "bed", "regions", "ct"}
-    for name in ("dose", "bed", "regions"):
+    assert set(paths) == {"dose", "sd", "bed", "regions", "ct", "dose_nifti", "sd_nifti", "bed_nifti"}
+    for name in set(paths) - {"ct"}:
         assert paths[name].read_bytes() == again[name].read_bytes()
     regions = pydicom.dcmread(paths["regions"])
     assert [s.SegmentLabel for s in regions.SegmentSequence] == ["kidney_left", "lesion/L1"]
@@ -115,11 +116,35 @@ def test_a_whole_state_is_exported_and_the_seg_refers_to_the_exported_ct(tmp_pat
     assert referenced <= uids
 
 
+def test_the_sd_lies_on_the_exported_ct_as_a_parametric_map_in_gray(tmp_path, dose, labels, ct):
+    grid = _grid(dose, labels, ct)
+    d = pydicom.dcmread(export_state(tmp_path, _state(), grid)["sd"])
+    frames = np.frombuffer(d.FloatPixelData, "<f4").reshape(d.NumberOfFrames, d.Rows, d.Columns)
+    for frame, place in zip(frames, d.PerFrameFunctionalGroupsSequence, strict=True):
+        k = int(np.rint((100.0 - place.PlanePositionSequence[0].ImagePositionPatient[2]) / 5.0))
+        np.testing.assert_array_equal(frame, grid["dose_sd_gy"].values[k])
+    mapping = d.SharedFunctionalGroupsSequence[0].RealWorldValueMappingSequence[0]
+    assert mapping.MeasurementUnitsCodeSequence[0].CodeValue == "Gy"
+    assert (d.PatientIdentityRemoved, d.FrameOfReferenceUID) == ("YES", FRAME)
+
+
+def test_nifti_maps_lie_where_the_dicom_ones_do(tmp_path, dose, labels, ct):
+    paths = export_state(tmp_path, _state(), _grid(dose, labels, ct))
+    image = sitk.ReadImage(str(paths["dose_nifti"]))  # ITK reads NIfTI into the LPS frame of DICOM
+    for index in [(0, 0, 0), (4, 5, 6), (2, 3, 1)]:
+        place = (AFFINE @ [*index, 1])[:3]
+        there = image.TransformPhysicalPointToIndex([float(p) for p in place])
+        assert image[there] == pytest.approx(float(dose.array[index]), abs=1e-6)
+    array, affine = read_nifti(paths["bed_nifti"])
+    np.testing.assert_allclose(affine, AFFINE, atol=1e-5)
+    assert np.isnan(array[labels.labels != 1]).all()
+
+
 def test_exports_pass_dciodvfy(tmp_path, dose, labels, ct):
     if shutil.which("dciodvfy") is None:
         pytest.skip("dciodvfy (dicom3tools) is not installed")
     paths = export_state(tmp_path, _state(), _grid(dose, labels, ct), with_ct=True)
-    checked = [paths["regions"], next(paths["ct"].iterdir())]
+    checked = [paths["regions"], paths["sd"], next(paths["ct"].iterdir())]
     for name in ("dose", "bed"):
         checked.append(save(header_shadow(pydicom.dcmread(paths[name])), tmp_path / f"{name}-16.dcm"))
     for path in checked:
@@ -134,6 +159,7 @@ def _grid(dose: Volume, labels: LabelVolume, ct: Volume) -> xr.Dataset:
     return xr.Dataset(
         {
             "dose_mean_gy": (dims, dose.array),
+            "dose_sd_gy": (dims, 0.1 * dose.array),
             "bed_mean_gy": (dims, np.where(labels.labels == 1, dose.array, np.nan).astype(np.float32)),
             "ct_hu": (dims, ct.array.astype(np.int16)),
             "label": (dims, label),
