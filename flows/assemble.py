@@ -17,6 +17,7 @@ from flows.steps import load_posterior, start_of
 from storage.twins import now
 from storage.work import WorkFolder
 from tdt_core.codec import from_plain
+from tdt_core.draws import LEVELS
 from tdt_core.twin import DoseLedger, Proposal, Region, TwinState
 
 
@@ -54,16 +55,23 @@ def result(site: Site, plan: CyclePlan) -> tuple[TwinState, xarray.Dataset]:
         proposal=from_plain(Proposal, plain["proposal"]),
         summary=plain["summary"],
     )
-    units = {"dose_mean_gy": "Gy", "dose_sd_gy": "Gy", "bed_mean_gy": "Gy", "ct_hu": "HU", "label": "1"}
+    units = {"ct_hu": "HU", "label": "1"}
+    quantiles = {
+        f"{what}_q{round(100 * level):02d}_gy": map_
+        for what in ("dose", "bed")
+        for level, map_ in zip(LEVELS, dosed[f"{what}_quantiles"], strict=True)
+    }
     maps = {
         "dose_mean_gy": dosed["mean"].astype(np.float32),
         "dose_sd_gy": dosed["sd"].astype(np.float32),
         "bed_mean_gy": dosed["bed"].astype(np.float32),
+        "bed_sd_gy": dosed["bed_sd"].astype(np.float32),
+        **quantiles,
         "ct_hu": volumes["ct_hu"].astype(np.int16),
         "label": named_labels(volumes["labels"], evidence.regions),
     }
     dataset = xarray.Dataset(
-        {name: (("z", "y", "x"), array, {"units": units[name]}) for name, array in maps.items()},
+        {name: (("z", "y", "x"), array, {"units": units.get(name, "Gy")}) for name, array in maps.items()},
         attrs={
             "affine": [float(x) for x in volumes["affine"].ravel()],
             "regions": json.dumps([r.name for r in evidence.regions if r.name != "rest"]),

@@ -27,7 +27,7 @@ from tdt_core.imaging.weights import voxel_weights, weight_draws
 from tdt_core.kinetics import KineticModel
 from tdt_core.lesions import history
 from tdt_core.planning.forecast import mass_factor_draws, next_administration
-from tdt_core.planning.outlook import bed_map, lea_catcheside_by_region
+from tdt_core.planning.outlook import lea_catcheside_by_region, responses
 from tdt_core.twin import Administration, Evidence, Posterior, Product, Region, RegionActivity
 
 NOISE_MAPS = 8
@@ -182,6 +182,7 @@ def dose(site: Site, plan: CyclePlan, map_: MapLike = map) -> None:
     masks = {name: arrays["labels"] == i + 1 for i, name in enumerate(names)}
     ratio = mass_ratio([r.mass_g for r in rung.regions], [masks[n] for n in names], arrays["density"], spacing)
     factors = mass_factor_draws(evidence, posterior, theta, seed_of(plan))
+    g = lea_catcheside_by_region(rung, theta, given, site.tissues)
     result = credible_dose(
         {name: np.where(masks[name], arrays["weights"], np.float32(0)) for name in names},
         tia,
@@ -191,15 +192,18 @@ def dose(site: Site, plan: CyclePlan, map_: MapLike = map) -> None:
         density_g_cm3=arrays["density"],
         mass_factors=factors * ratio,
         noise_draws=arrays["noise"],
+        responses=responses(rung.regions, g, site.tissues),
         map=map_,
     )
-    g = lea_catcheside_by_region(rung, theta, given, site.tissues)
     work.save(
         "dose",
         {
             "mean": result.mean_gy,
             "sd": result.sd_gy,
-            "bed": bed_map(arrays["labels"], rung.regions, result.mean_gy, g, site.tissues),
+            "dose_quantiles": result.bands.dose_gy,
+            "bed": result.bands.bed_mean_gy,
+            "bed_sd": result.bands.bed_sd_gy,
+            "bed_quantiles": result.bands.bed_gy,
             "region_dose": result.region_dose_gy.T,
             "matrix": result.dose_matrix_gy_per_mbq_h / ratio[:, None],
             "tia": tia.T,

@@ -6,6 +6,7 @@ from tdt_core.dosimetry.density import MATERIALS
 from tdt_core.dosimetry.dvh import DoseVolume, dvh, equivalent_uniform_dose
 from tdt_core.dosimetry.engines import DoseEngine, EngineSetting, build_engine, engines, register_engine
 from tdt_core.dosimetry.s_values import point_kernels, sphere_s_value, voxel_s_values
+from tdt_core.dosimetry.voxel_bands import Response, VoxelBands
 
 __all__ = [
     "MATERIALS",
@@ -13,6 +14,8 @@ __all__ = [
     "DoseEngine",
     "DoseVolume",
     "EngineSetting",
+    "Response",
+    "VoxelBands",
     "absorbed_dose",
     "build_engine",
     "credible_dose",

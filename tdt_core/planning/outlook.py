@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from tdt_core.dosimetry.voxel_bands import Response
 from tdt_core.kinetics import KineticModel
 from tdt_core.parameters import packaged_table
 from tdt_core.radiobiology import bed, lea_catcheside_sampled
@@ -28,12 +28,15 @@ NEGLIGIBLE_RATE = 1e-4
 
 @dataclass(frozen=True)
 class Tissue:
-    """Dose-rate response of an organ: alpha/beta in Gy, repair half-time in h, where they come from."""
+    """Response of an organ: alpha/beta in Gy, repair half-time in h, where they come from; where known alpha in 1/Gy and the
+    exponent of the generalised equivalent uniform dose."""
 
     alpha_beta_gy: float
     repair_half_time_h: float
     source: str
     status: str
+    alpha_per_gy: float | None = None
+    eud_a: float | None = None
 
 
 def tissues(policy: Sequence[Limit] = ()) -> dict[str, Tissue]:
@@ -45,10 +48,20 @@ def tissues(policy: Sequence[Limit] = ()) -> dict[str, Tissue]:
         if quantity == "alpha_beta":
             ratio, repair = table[name], table[f"{organ}.repair_half_time"]
             status = "assumed" if "assumed" in (ratio.status, repair.status) else ratio.status
-            found[organ] = Tissue(ratio.value, repair.value, f"{ratio.source}; repair: {repair.source}", status)
+            alpha, exponent = (table[f"{organ}.{q}"].value if f"{organ}.{q}" in table else None for q in ("alpha", "eud_a"))
+            source = f"{ratio.source}; repair: {repair.source}"
+            found[organ] = Tissue(ratio.value, repair.value, source, status, alpha, exponent)
     for limit in policy:
         if limit.alpha_beta_gy is not None and limit.repair_half_time_h is not None:
-            found[limit.organ] = Tissue(limit.alpha_beta_gy, limit.repair_half_time_h, limit.source, limit.status)
+            kept = found.get(limit.organ)
+            found[limit.organ] = Tissue(
+                limit.alpha_beta_gy,
+                limit.repair_half_time_h,
+                limit.source,
+                limit.status,
+                # alpha goes with the alpha/beta that it was found with
+                eud_a=None if kept is None else kept.eud_a,
+            )
     return found
 
 
@@ -106,24 +119,13 @@ def bed_by_region(regions: Sequence[Region], dose_gy: FloatArray, g: FloatArray,
     return bed(dose_gy, g, ratio[:, None])
 
 
-def bed_map(
-    labels: npt.NDArray[Any],
-    regions: Sequence[Region],
-    dose_gy: npt.NDArray[np.float32],
-    g: FloatArray,
-    tissues: Mapping[str, Tissue],
-) -> npt.NDArray[np.float32]:
-    """(z, y, x) BED of a dose map with each region's mean G, Gy; NaN outside regions with an alpha/beta.
-
-    labels : (z, y, x), n for the n-th region from 1. g : (regions, draws).
-    """
-    found = np.full(dose_gy.shape, np.nan, dtype=np.float32)
-    for i, region in enumerate(regions):
-        if region.organ in tissues:
-            inside = labels == i + 1
-            d = dose_gy[inside]
-            found[inside] = d + float(g[i].mean()) * d**2 / tissues[region.organ].alpha_beta_gy
-    return found
+def responses(regions: Sequence[Region], g: FloatArray, tissues: Mapping[str, Tissue]) -> dict[str, Response]:
+    """What voxel maps need to become BED, for the regions that have an alpha/beta. g : (regions, draws)."""
+    return {
+        region.name: Response(factors, tissue.alpha_beta_gy, tissue.alpha_per_gy, tissue.eud_a)
+        for region, factors in zip(regions, g, strict=True)
+        if (tissue := tissues.get(region.organ)) is not None
+    }
 
 
 def effective_g(regions: Sequence[Region], dose: FloatArray, g: FloatArray) -> FloatArray:

@@ -55,6 +55,12 @@ def test_every_state_holds_doses_curves_maps_and_a_proposal_or_its_reason(run):
         assert {"kidneys", "kidney_left", "rest"} <= {row["region"] for row in state.summary["doses"]}
         assert float(dose.dose_mean_gy.max()) > 0
         assert np.isfinite(dose.dose_sd_gy.values).all()
+        low, mid, high = (dose[f"dose_q{level}_gy"].values for level in ("05", "50", "95"))
+        assert ((low <= mid) & (mid <= high)).all()
+        known = np.isfinite(dose.bed_mean_gy.values)
+        assert known.any()
+        assert (dose.bed_q05_gy.values[known] >= low[known]).all()
+        assert (np.isfinite(dose.bed_q95_gy.values) == known).all()
         assert abs(state.summary["conservation"]["activity_relative_difference"]) < 1e-3
 
 

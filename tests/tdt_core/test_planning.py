@@ -10,8 +10,7 @@ from tdt_core.errors import ModelError, PlanningError
 from tdt_core.planning import OrganOutlook, limits, objections, products, propose, read_rows
 from tdt_core.planning.diagnostics import beyond_the_ledger
 from tdt_core.planning.ledger import LedgerRow, latest, ledger_of, opening_balance
-from tdt_core.planning.outlook import Tissue, bed_map
-from tdt_core.radiobiology import bed
+from tdt_core.planning.outlook import Tissue, responses, tissues
 from tdt_core.twin import Administration, Limit, PriorTherapy, Product, Region
 
 PRODUCT = Product("P", "PSMA-617", "Lu-177", 6, (3700.0, 11100.0), 7400.0, 1008.0, "test", "assumed")
@@ -141,13 +140,24 @@ def test_the_ledger_keeps_a_region_that_a_cycle_did_not_have_at_zero():
     assert ledger.cumulative("lesion/A", "BED") == pytest.approx([1.5, 1.5, 1.5])
 
 
-def test_the_bed_map_of_a_uniform_region_is_the_bed_of_its_dose():
-    tissues = {"kidneys": Tissue(2.5, 2.8, "test", "assumed")}
-    labels = np.array([[[1, 1, 2, 0]]])
-    dose, g = np.full(labels.shape, 5.0, np.float32), np.full((2, 4), 0.05)
-    found = bed_map(labels, REGIONS, dose, g, tissues)
-    assert found[0, 0, :2] == pytest.approx(float(bed(5.0, 0.05, 2.5)))
-    assert np.isnan(found[0, 0, 2:]).all()
+def test_regions_with_an_alpha_beta_have_a_response_and_the_others_none():
+    tissue = Tissue(2.5, 2.8, "test", "assumed", alpha_per_gy=0.1, eud_a=1.4)
+    g = np.arange(2 * 4).reshape(2, 4) / 100
+    found = responses(REGIONS, g, {"kidneys": tissue})
+    expected = {r.name: row for r, row in zip(REGIONS, g, strict=True) if r.organ == "kidneys"}
+    assert expected
+    assert set(found) == set(expected)
+    for name, response in found.items():
+        assert (response.g == expected[name]).all()
+        assert (response.alpha_beta_gy, response.alpha_per_gy, response.eud_a) == (2.5, 0.1, 1.4)
+
+
+def test_a_bed_limit_brings_its_own_alpha_beta_and_no_alpha():
+    packaged = tissues()["lesions"]
+    assert packaged.alpha_per_gy is not None
+    limit = Limit("lesions", "BED", 100.0, 0.05, "test", "assumed", "test", alpha_beta_gy=3.0, repair_half_time_h=1.0)
+    own = tissues([limit])["lesions"]
+    assert (own.alpha_beta_gy, own.alpha_per_gy, own.eud_a) == (3.0, None, packaged.eud_a)
 
 
 def kidney_ledger(*prior: PriorTherapy):
