@@ -9,6 +9,7 @@ from typing import Any
 from tdt_core.errors import SettingsError
 
 BENCHES = {
+    "assimilate": "flows.bench.assimilate",
     "dose": "flows.bench.dose",
     "ladder": "flows.bench.ladder",
     "loop": "flows.bench.loop",

@@ -6,20 +6,17 @@ their options, so that an interrupted run goes on where it stopped; after a chan
 
 from __future__ import annotations
 
-import json
-import multiprocessing
 import resource
 import shutil
-import tempfile
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from flows.bench.resumable import by_patient
 from flows.truth import KINDS, errors, kind_of, read_truth
 
 VARIANTS = ("standard", "standard", "standard", "one_kidney", "no_spleen")
@@ -36,29 +33,22 @@ def run(
     model: str | None = None,
 ) -> dict[str, Any]:
     """Named figures of `patients` reference patients with seeds `seed * 1000 + i`."""
-    work = Path(folder) if folder else Path(tempfile.mkdtemp(prefix="tdt-bench-"))
-    work.mkdir(parents=True, exist_ok=True)
-    jobs = {}
     started = time.perf_counter()
-    context = multiprocessing.get_context("spawn")
-    results: list[dict[str, Any]] = []
-    with ProcessPoolExecutor(processes, mp_context=context, max_tasks_per_child=1) as pool:
-        for i in range(patients):
-            done = work / f"patient-{seed * 1000 + i}-{cycles}-{matrix}-{model or 'default'}.json"
-            if done.exists():
-                results.append(json.loads(done.read_text()))
-            else:
-                jobs[pool.submit(one_patient, seed * 1000 + i, VARIANTS[i % len(VARIANTS)], cycles, matrix, work, model)] = done
-        for job in as_completed(jobs):
-            result = job.result()
-            jobs[job].write_text(json.dumps(result))
-            results.append(result)
-    if folder is None:
-        shutil.rmtree(work, ignore_errors=True)
+    arguments = {
+        f"patient-{seed * 1000 + i}-{cycles}-{matrix}-{model or 'default'}": (
+            seed * 1000 + i,
+            VARIANTS[i % len(VARIANTS)],
+            cycles,
+            matrix,
+            model,
+        )
+        for i in range(patients)
+    }
+    results = by_patient(one_patient, arguments, processes, folder, tasks_per_process=1)
     return figures(results) | {"patients": patients, "seed": seed, "wall_seconds": time.perf_counter() - started}
 
 
-def one_patient(seed: int, variant: str, cycles: int, matrix: int, work: Path, model: str | None) -> dict[str, Any]:
+def one_patient(seed: int, variant: str, cycles: int, matrix: int, model: str | None, work: Path) -> dict[str, Any]:
     """Write a reference patient, run the loop on its files, compare every state with the truth."""
     from flows.chain import run_chain
     from flows.settings import load_settings

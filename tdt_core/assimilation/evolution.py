@@ -90,11 +90,15 @@ def evolve(state: TwinState, decision: Decision | None, dt_h: float) -> Prior:
     """
     if decision is not None and decision.state != state.id:
         raise EstimationError("the decision answers another state", kind="estimation.decision")
-    rung = state_model(state)
-    n = len(rung.parameters)
-    step = transition(rung, state.cycle, dt_h, treated=was_treated(state))
-    mean, covariance = step.moments(state.posterior.mean[:n], state.posterior.covariance[:n, :n])
-    return Prior(step.names, mean, covariance, state.id)
+    step = transition(state_model(state), state.cycle, dt_h, treated=was_treated(state))
+    return next_prior(state.posterior, step, state.id)
+
+
+def next_prior(posterior: Posterior, step: Transition, origin: str) -> Prior:
+    """The prior that a posterior becomes by a transition; its nuisances stay behind."""
+    n = len(step.names)
+    mean, covariance = step.moments(posterior.mean[:n], posterior.covariance[:n, :n])
+    return Prior(step.names, mean, covariance, origin)
 
 
 def was_treated(state: TwinState) -> bool:

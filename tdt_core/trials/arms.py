@@ -10,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tdt_core.assimilation.estimators import assimilate
-from tdt_core.assimilation.evolution import population_prior, transition
-from tdt_core.assimilation.problem import Prior
+from tdt_core.assimilation.evolution import next_prior, population_prior, transition
 from tdt_core.errors import ModelError
 from tdt_core.kinetics import KineticModel
 from tdt_core.planning import OrganOutlook, objections, propose
@@ -109,7 +108,7 @@ def _learn(course: Course) -> tuple[list[CycleDose], CycleDose, tuple[str, ...]]
         draws = posterior.draws[:, :n]
         past.append(cycle_dose(rung, draws, evidence.therapy(), tissues))
         step = transition(rung, evidence.cycle, course.product.interval_h, treated=True)
-        prior = Prior(prior.names, *step.moments(posterior.mean[:n], posterior.covariance[:n, :n]), origin="evolved")
+        prior = next_prior(posterior, step, "evolved")
     unit = Administration(
         time_h=course.product.interval_h * len(course.evidence),
         product=course.product.name,

@@ -1,0 +1,345 @@
+"""`tdt bench assimilate`: are the intervals right? Virtual patients of the fitting rung itself, over a PET and four cycles.
+
+A patient's parameters are drawn from the population prior and drift by the rung's own transition; its images err as the
+estimator believes. So 90 % intervals must cover 90 %, and ranks of the truth among posterior draws must be uniform; what is
+left is the error of the estimator (Laplace, local optima, a Gaussian handed from cycle to cycle). `misfit` breaks one
+assumption:
+
+    rung         parameters and curves of another rung (`truth_rung`)
+    calibration  every therapy scan 20 % high, four times what the camera's record says
+    shifted      the second scan of every cycle was done 12 h later than its record says
+    trend        uptake of kidneys and glands falls by 20 % per cycle, which the transition does not know
+
+Quantities are absorbed doses: of the cycle's therapy, at the PET of the standard activity to come.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from flows.bench.resumable import by_patient
+from tdt_core.assimilation import Prior, assimilate, next_prior, population_prior, transition
+from tdt_core.assimilation.experiment import ranks, simulated
+from tdt_core.errors import EstimationError, SettingsError, TwinError
+from tdt_core.kinetics import UPTAKE, KineticModel, covariates_of, rung_for
+from tdt_core.parameters import packaged_csv, packaged_table
+from tdt_core.planning import product_for
+from tdt_core.planning.diagnostics import objections
+from tdt_core.planning.forecast import next_administration
+from tdt_core.scores import crps
+from tdt_core.trials.outcome import cycle_dose
+from tdt_core.trials.population import TABLE, budget_of, draw_regions, scan_times
+from tdt_core.twin import Administration, Evidence, Patient, Region, RegionActivity
+
+FloatArray = npt.NDArray[np.float64]
+
+QUANTITIES = {"kidneys": "kidneys", "glands": "parotid_glands", "marrow": "red_marrow", "tumours": "lesions"}
+"""Quantity -> organ; its absorbed dose is the mean over the mass of its regions."""
+SHORT = {"reduced_body": "reduced"}
+RANKS, BINS = 99, 20
+MISFITS = ("none", "rung", "calibration", "shifted", "trend")
+LIMITED = {"kidneys", "red_marrow"}
+TRUTH, ERRORS, FIT = 31, 32, 33  # streams of random numbers
+
+
+def run(
+    n: int = 8,
+    seed: int = 1,
+    rungs: str = "reduced_body,whole_body",
+    cycles: int = 4,
+    draws: int = 500,
+    estimator: str = "map",
+    misfit: str = "none",
+    truth_rung: str = "",
+    processes: int = 1,
+    folder: str | None = None,
+) -> dict[str, Any]:
+    """Named figures of `n` virtual patients with seeds `seed * 100000 + i`, by rung; those of the last one without prefix."""
+    names = tuple(x.strip() for x in rungs.split(",") if x.strip())
+    if n < 1 or cycles < 1 or draws < RANKS or not names:
+        raise SettingsError(
+            f"{n} patients, {cycles} cycles, {draws} draws, rungs {rungs!r}",
+            expected=f"at least one patient, cycle and rung, and {RANKS} draws",
+            kind="settings.bench",
+        )
+    if misfit not in MISFITS or (misfit == "rung") != bool(truth_rung):
+        raise SettingsError(
+            f"misfit {misfit!r} with truth rung {truth_rung!r}",
+            expected=f"one of {', '.join(MISFITS)}; a truth rung with, and only with, misfit rung",
+            kind="settings.bench",
+        )
+    told: dict[str, Any] = {"update_seconds": {}}
+    for name in names:
+        arguments = {
+            f"{name}-{truth_rung or name}-{misfit}-{estimator}-{cycles}-{draws}-{seed * 100_000 + i}": (
+                seed * 100_000 + i,
+                name,
+                truth_rung or name,
+                misfit,
+                estimator,
+                cycles,
+                draws,
+            )
+            for i in range(n)
+        }
+        found = figures(by_patient(one_patient, arguments, processes, folder))
+        told["update_seconds"][SHORT.get(name, name)] = found.pop("update_seconds")
+        told |= found if name == names[-1] else {SHORT.get(name, name): found}
+    return told | {"n": n, "seed": seed, "misfit": misfit, "estimator": estimator, "rungs": names}
+
+
+def one_patient(*arguments: Any) -> dict[str, Any]:
+    """`course` of one virtual patient, or the reason why a fit was refused."""
+    try:
+        return course(*arguments)
+    except (TwinError, np.linalg.LinAlgError) as error:
+        return {"seed": arguments[0], "failed": str(error)}
+
+
+def course(
+    seed: int, name: str, truth_rung: str, misfit: str, estimator: str, cycles: int, draws: int, work: Path
+) -> dict[str, Any]:
+    """The course of one virtual patient: rows by cycle and quantity, ranks of a first cycle without a PET, seconds."""
+    product = product_for("PSMA-617", "Lu-177")
+    table, rng = packaged_table(TABLE), np.random.default_rng([seed, TRUTH])
+    regions = draw_regions(rng)
+    patient = Patient(f"virtual-{seed}", "male", *(table.value(f"patient.{x}") for x in ("age", "height", "weight")))
+    known = covariates_of(Evidence(0, patient, (), regions))
+    rung, true_rung = (rung_for(x, product.ligand, regions, known) for x in (name, truth_rung))
+    parts = {q: np.array([r.organ == organ for r in regions]) for q, organ in QUANTITIES.items()}
+    mass = np.array([r.mass_g for r in regions])
+    errors = np.random.default_rng([seed, ERRORS])
+    theta = population_prior(true_rung).draws(1, rng)[0]
+
+    def given(cycle: int) -> Administration:
+        return next_administration(product, max(cycle - 1, 0) * product.interval_h, None)
+
+    def dose(model: KineticModel, drawn: FloatArray, cycle: int) -> dict[str, FloatArray]:
+        by_region = cycle_dose(model, np.atleast_2d(drawn), given(cycle), {}).dose_gy[: len(regions)]
+        return {q: np.average(by_region[part], axis=0, weights=mass[part]) for q, part in parts.items()}
+
+    def fitted(prior: Prior, evidence: Evidence) -> tuple[Any, dict[str, FloatArray], float]:
+        started = time.perf_counter()
+        posterior = assimilate(prior, evidence, rung, estimator, seed=(seed, FIT, evidence.cycle), n_draws=draws)
+        seconds = time.perf_counter() - started
+        return posterior, dose(rung, posterior.draws[:, : len(prior.names)], max(evidence.cycle, 1)), seconds
+
+    population = population_prior(rung)
+    unknowing = dose(rung, population.draws(draws, np.random.default_rng([seed, FIT])), 1)
+    rows: list[dict[str, Any]] = []
+    out: dict[str, Any] = {"seed": seed, "seconds": [], "alarms": [], "refused": []}
+    prior, carried = population, None
+    for cycle in range(cycles + 1):
+        administration = given(cycle) if cycle else _pet()
+        plan = _plan(cycle, patient, administration, regions, rung)
+        evidence = _broken(simulated(plan, true_rung, theta, errors), misfit)
+        if cycle == 1:
+            out["ranks"] = _ranks(rung, fitted(population, evidence), theta, dose(true_rung, theta, 1), name == truth_rung)
+        truth = {q: float(d[0]) for q, d in dose(true_rung, theta, max(cycle, 1)).items()}
+        if cycle > 1:
+            ahead = dose(rung, prior.draws(draws, np.random.default_rng([seed, FIT, 100 + cycle])), cycle)
+            for q in QUANTITIES:
+                rows.append(_row(q, cycle, "forecast", truth[q], ahead[q]))
+                rows.append(_row(q, cycle, "carry_forward", truth[q], carried[q]))  # type: ignore[index]
+                rows.append(_row(q, cycle, "population", truth[q], unknowing[q]))
+        posterior, found, seconds = fitted(prior, evidence)
+        rows += [_row(q, cycle, "posterior", truth[q], found[q]) for q in QUANTITIES]
+        said = posterior.diagnostics
+        out["alarms"].append(bool(said["innovation_chi2_per_n"] * said["n_obs"] > stats.chi2.ppf(0.99, max(said["n_obs"], 1))))
+        out["refused"].append(bool(objections(said, posterior.fit_report, rung.regions, LIMITED)))
+        if cycle:
+            out["seconds"].append(seconds)
+        carried = found
+        interval = product.interval_h if cycle else 0.0
+        prior = next_prior(posterior, transition(rung, cycle, interval, treated=cycle > 0), f"cycle {cycle}")
+        theta = transition(true_rung, cycle, interval, treated=cycle > 0).draws(theta[None], rng)[0]
+        if misfit == "trend" and cycle:
+            theta = theta + _trend(true_rung)
+    return out | {"rows": rows}
+
+
+def _pet() -> Administration:
+    """The imaging agent a week before the first cycle, as reference patients are given it."""
+    psma = {row["name"]: float(row["value"]) for row in packaged_csv("phantom_kinetics_psma.csv")}
+    return Administration(
+        -168.0, "Ga-68-PSMA-11", "PSMA-11", "Ga-68", psma["ligand.pet_activity"], psma["ligand.pet_amount"], intent="imaging"
+    )
+
+
+def _plan(cycle: int, patient: Patient, given: Administration, regions: Sequence[Region], rung: KineticModel) -> Evidence:
+    """Regions, times and error budgets of a cycle's images; the activities are placeholders."""
+    table = packaged_table(TABLE)
+    times = scan_times(table) if cycle else np.array([packaged_table("phantom_images.csv").value("pet.time")])
+    return Evidence(
+        cycle,
+        patient,
+        (given,),
+        tuple(regions),
+        tuple(
+            RegionActivity(
+                region.name,
+                given.time_h + float(t),
+                1.0,
+                1.0,
+                1.0,
+                budget_of(table, region.organ),
+                f"scan-{cycle}-{j}",
+                "SPECT" if cycle else "PET",
+                given.nuclide,
+                f"camera-{cycle}",
+            )
+            for region in regions
+            for j, t in enumerate(times)
+        ),
+    )
+
+
+def _broken(evidence: Evidence, misfit: str) -> Evidence:
+    """The evidence of a therapy cycle with one assumption broken."""
+    if not evidence.cycle or misfit in ("none", "rung", "trend"):
+        return evidence
+    table = packaged_table("misfit.csv")
+    if misfit == "calibration":
+        factor = 1.0 + table.value("calibration")
+        return replace(
+            evidence, activities=tuple(replace(a, activity_mbq=a.activity_mbq * factor) for a in evidence.activities)
+        )
+    second = sorted({a.time_h for a in evidence.activities})[1]
+    early = table.value("shift")
+    return replace(
+        evidence,
+        activities=tuple(replace(a, time_h=a.time_h - early) if a.time_h == second else a for a in evidence.activities),
+    )
+
+
+def _trend(rung: KineticModel) -> FloatArray:
+    """ln change of parameters per cycle that no transition knows."""
+    fall = np.log(1.0 - packaged_table("misfit.csv").value("trend"))
+    organ = {r.name: r.organ for r in rung.regions}
+    falling = [
+        quantity in UPTAKE and organ.get(region, "") in ("kidneys", "parotid_glands", "submandibular_glands")
+        for region, _, quantity in (name.rpartition(".") for name in rung.parameters)
+    ]
+    return np.where(falling, fall, 0.0)
+
+
+def _ranks(
+    rung: KineticModel,
+    fit: tuple[Any, dict[str, FloatArray], float],
+    theta: FloatArray,
+    true: Mapping[str, FloatArray],
+    same: bool,
+) -> dict[str, int]:
+    """Ranks of parameters, where both rungs have the same, and of doses."""
+    posterior, found, _ = fit
+    names = list(rung.parameters) if same else []
+    truth = {n: float(t) for n, t in zip(names, theta, strict=False)} | {f"dose.{q}": float(d[0]) for q, d in true.items()}
+    drawn = {n: posterior.draws[:, i] for i, n in enumerate(names)} | {f"dose.{q}": d for q, d in found.items()}
+    return ranks(truth, drawn, RANKS)
+
+
+def _row(quantity: str, cycle: int, what: str, truth: float, draws: FloatArray) -> dict[str, Any]:
+    low, middle, high = np.quantile(draws, (0.05, 0.5, 0.95))
+    return {
+        "quantity": quantity,
+        "cycle": cycle,
+        "what": what,
+        "covered": bool(low <= truth <= high),
+        "half_width": float((high - low) / (2 * middle)),
+        "relative_error": float(middle / truth - 1.0),
+        "crps": crps(draws / truth, 1.0),
+    }
+
+
+def figures(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Coverage, half-widths, scores of forecasts, uniformity of ranks, alarms, refusals and seconds of one rung."""
+    failed = [r["failed"] for r in results if "failed" in r]
+    results = [r for r in results if "failed" not in r]
+    if not results:
+        raise EstimationError(f"none of {len(failed)} courses could be fitted: {failed[0]}", kind="estimation.diverged")
+    rows = [row for r in results for row in r["rows"]]
+    cycles = sorted({row["cycle"] for row in rows})
+
+    def of(key: str, **wanted: Any) -> FloatArray:
+        return np.array([row[key] for row in rows if all(row[k] == v for k, v in wanted.items())], dtype=float)
+
+    told: dict[str, Any] = {"update_seconds": float(np.median([s for r in results for s in r["seconds"]]))}
+    told["coverage90"] = {
+        q: {f"c{c}": float(of("covered", quantity=q, cycle=c, what="posterior").mean()) for c in cycles} for q in QUANTITIES
+    }
+    told["coverage90"]["pooled"] = float(of("covered", what="posterior").mean())
+    told["halfwidth90_median"] = {
+        q: {f"c{c}": float(np.median(of("half_width", quantity=q, cycle=c, what="posterior"))) for c in cycles}
+        for q in QUANTITIES
+    }
+    scored = {"twin": "forecast", "population": "population", "carry_forward": "carry_forward"}
+    told["crps"] = (
+        {
+            who: {q: float(of("crps", quantity=q, what=what).mean()) for q in ("kidneys", "tumours")}
+            for who, what in scored.items()
+        }
+        if max(cycles) > 1
+        else {}
+    )
+    told["forecast_coverage90"] = (
+        {q: float(of("covered", quantity=q, what="forecast").mean()) for q in QUANTITIES} if max(cycles) > 1 else {}
+    )
+    told["failed"], told["failures"] = len(failed), sorted(set(failed))[:5]
+    told["alarm_share"] = [float(x) for x in np.mean([r["alarms"] for r in results], axis=0)]
+    told["refused_share"] = [float(x) for x in np.mean([r["refused"] for r in results], axis=0)]
+    told["ranks"] = uniformity([r["ranks"] for r in results])
+    return told
+
+
+def uniformity(found: Sequence[Mapping[str, int]]) -> dict[str, Any]:
+    """Chi-square test of every quantity's ranks in `BINS` bins: the least p, and that times the number of quantities."""
+    p = {}
+    for name in found[0]:
+        counts = np.bincount([r[name] * BINS // (RANKS + 1) for r in found], minlength=BINS)
+        p[name] = float(stats.chisquare(counts).pvalue)
+    worst = sorted(p, key=lambda n: p[n])[:5]
+    return {
+        "quantities": len(p),
+        "least_p": p[worst[0]],
+        "least_p_bonferroni": min(1.0, p[worst[0]] * len(p)),
+        "worst": {n: p[n] for n in worst},
+        "doses": {n: p[n] for n in p if n.startswith("dose.")},
+    }
+
+
+def describe(told: Mapping[str, Any]) -> str:
+    """The table for the terminal."""
+    lines = [f"{told['n']} virtual patients, seed {told['seed']}, estimator {told['estimator']}, misfit {told['misfit']}"]
+    for name in told["rungs"]:
+        short = SHORT.get(name, name)
+        mine = told.get(short, told)
+        lines.append(
+            f"{name}: {told['update_seconds'][short]:.2f} s per update; pooled coverage {mine['coverage90']['pooled']:.3f}"
+        )
+        for q in QUANTITIES:
+            cells = [
+                f"{c} {mine['coverage90'][q][c]:.3f} ±{mine['halfwidth90_median'][q][c]:.0%}" for c in mine["coverage90"][q]
+            ]
+            lines.append(f"  {q:<9} covered, half-width: " + "   ".join(cells))
+        for who, by in mine["crps"].items():
+            lines.append(f"  CRPS of the next cycle's dose, {who}: " + ", ".join(f"{q} {v:.4f}" for q, v in by.items()))
+        ranks_ = mine["ranks"]
+        lines.append(
+            f"  ranks of {ranks_['quantities']} quantities: least p {ranks_['least_p']:.3g}, "
+            f"times their number {ranks_['least_p_bonferroni']:.3g}"
+        )
+        lines.append(
+            "  alarms by cycle "
+            + ", ".join(f"{x:.2f}" for x in mine["alarm_share"])
+            + "; abstentions "
+            + ", ".join(f"{x:.2f}" for x in mine["refused_share"])
+        )
+    return "\n".join(lines)

@@ -1,0 +1,70 @@
+"""The benchmark of intervals: coverage where the model is right, alarms where it is not, resumed runs, wrong options."""
+
+import json
+
+import numpy as np
+import pytest
+
+from flows.bench import assimilate as bench
+from flows.bench.resumable import by_patient
+from tdt_core.errors import SettingsError
+
+QUICK = {"rungs": "sum_of_exponentials", "draws": 300, "processes": 0}
+
+
+def test_intervals_of_the_curves_cover_where_the_model_is_right():
+    told = bench.run(n=30, cycles=2, seed=3, **QUICK)
+    assert told["failed"] == 0
+    assert 0.82 < told["coverage90"]["pooled"] < 0.97
+    assert told["ranks"]["least_p_bonferroni"] > 0.001
+    assert told["crps"]["twin"]["kidneys"] < told["crps"]["population"]["kidneys"]
+    assert set(told["coverage90"]["kidneys"]) == {"c0", "c1", "c2"} == set(told["halfwidth90_median"]["marrow"])
+    assert told["update_seconds"]["sum_of_exponentials"] > 0
+    assert "pooled coverage" in bench.describe(told)
+
+
+def test_a_camera_that_is_far_off_costs_coverage():
+    """Calibration is 20 % high where the record says 5 %: doses are too high, and nothing in the data can tell."""
+    right, wrong = (bench.run(n=12, cycles=1, seed=4, misfit=m, **QUICK) for m in ("none", "calibration"))
+    assert wrong["coverage90"]["kidneys"]["c1"] < right["coverage90"]["kidneys"]["c1"] - 0.2
+
+
+def test_a_run_that_was_interrupted_goes_on_where_it_stopped(tmp_path):
+    first = bench.run(n=2, cycles=1, seed=5, folder=str(tmp_path), **QUICK)
+    kept = sorted(tmp_path.glob("*.json"))
+    assert len(kept) == 2
+    stamp = kept[0].stat().st_mtime_ns
+    kept[1].unlink()
+    again = bench.run(n=2, cycles=1, seed=5, folder=str(tmp_path), **QUICK)
+    assert again["coverage90"] == first["coverage90"]
+    assert again["crps"] == first["crps"]
+    assert kept[0].stat().st_mtime_ns == stamp
+    assert kept[1].exists()
+
+
+def _squared(number, work):
+    return {"value": number**2}
+
+
+def test_results_come_in_the_order_of_the_patients_and_are_kept_whole(tmp_path):
+    found = by_patient(_squared, {f"p{i}": (i,) for i in (3, 1, 2)}, 2, str(tmp_path))
+    assert [r["value"] for r in found] == [9, 1, 4]
+    assert json.loads((tmp_path / "p2.json").read_text()) == {"value": 4}
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_ranks_that_are_not_uniform_are_told():
+    rng = np.random.default_rng(0)
+    even = [{"a": int(x), "b": int(y)} for x, y in zip(rng.integers(0, 100, 400), rng.beta(4, 4, 400) * 100, strict=True)]
+    told = bench.uniformity(even)
+    assert told["worst"]["a"] > 0.01
+    assert told["least_p_bonferroni"] == pytest.approx(2 * told["worst"]["b"])
+    assert told["worst"]["b"] < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("options", "said"), [({"n": 0}, "0 patients"), ({"misfit": "moon"}, "moon"), ({"misfit": "rung"}, "truth rung")]
+)
+def test_options_without_meaning_are_refused(options, said):
+    with pytest.raises(SettingsError, match=said):
+        bench.run(**options)
