@@ -49,7 +49,7 @@ def render_report(
     ------
     GeometryError : the dose grid has no readable orientation.
     """
-    css = _css()
+    css = style_sheet()
     summary = state.summary
     organs, lesions = sections.dose_rows(state)
     context = {
@@ -69,7 +69,7 @@ def render_report(
         "cycles": sections.cycle_table(state),
         "curves": _curves(state, log_y=False),
         "log_curves": _curves(state, log_y=True),
-        "pictures": _pictures(state, dose),
+        "pictures": dose_pictures(summary, dose),
         "dvh": _dvh(state),
         "labs": _labs(state),
         "single_labs": [r for r in summary.get("labs") or [] if len(r["points"]) == 1],
@@ -86,11 +86,12 @@ def render_report(
         "warnings": [*notes, *sections.warnings(state)],
         "provenance": sections.flattened(provenance),
     }
-    return _environment().get_template("report.html.j2").render(context)
+    return environment().get_template("report.html.j2").render(context)
 
 
 @cache
-def _css() -> str:
+def style_sheet() -> str:
+    """The style sheet of all pages."""
     return resources.files("flows.report").joinpath("templates", "style.css").read_text(encoding="utf-8")
 
 
@@ -101,11 +102,12 @@ def content_security_policy(css: str) -> str:
 
 
 @cache
-def _environment() -> Environment:
-    environment = Environment(
+def environment() -> Environment:
+    """Templates with the filters that they use."""
+    made = Environment(
         loader=PackageLoader("flows.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(
+    made.filters.update(
         number=style.number,
         interval=style.interval,
         percent=style.percent,
@@ -116,8 +118,8 @@ def _environment() -> Environment:
         unit=style.unit_text,
         quantity=sections.quantity_of,
     )
-    environment.globals["bar"] = figures.interval_bar
-    return environment
+    made.globals["bar"] = figures.interval_bar
+    return made
 
 
 def _limits(state: TwinState) -> dict[str, Any]:
@@ -171,13 +173,16 @@ def _forecast(state: TwinState, previous: TwinState | None) -> list[Markup]:
     return [figures.forecast_check(group) for group in groups if group]
 
 
-def _pictures(state: TwinState, dose: xr.Dataset) -> dict[str, Any]:
-    """Projections, planes through the most loaded organ at risk and the hottest lesion, uncertainty."""
+def dose_pictures(summary: Mapping[str, Any], dose: xr.Dataset) -> dict[str, Any]:
+    """Projections, planes through the most loaded organ at risk and the hottest lesion, uncertainty.
+
+    `summary` holds `doses` and, where organs have limits, `cumulative`.
+    """
     view = volumes.view_of(dose)
-    levels = volumes.levels_for(view, state.summary)
+    levels = volumes.levels_for(view, summary)
     if not levels:
         return {}
-    organ, lesion = volumes.organ_in_focus(view, state.summary), volumes.lesion_in_focus(view, state.summary)
+    organ, lesion = volumes.organ_in_focus(view, summary), volumes.lesion_in_focus(view, summary)
     floor = levels[0]
     caption = "Isodose lines, absorbed dose of this cycle"
     shown: dict[str, Any] = {

@@ -1,0 +1,295 @@
+"""Dosimetry of one taken-in cycle: quantification, time integration, dose, BED, each by the functions that the loop uses.
+
+The scans of a region are scaled so that their sum is its corrected activity; voxels keep the pattern of the images. The dose
+map is that of the chosen engine. Its relative SD, and the intervals of regions, follow from draws over the error budgets
+through the `kernel` engine, to which Monte Carlo adds its statistics.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flows import progress
+from flows.dose.take_in import TakenIn
+from tdt_core.dosimetry import absorbed_dose, credible_dose, dvh, engines
+from tdt_core.dosimetry.density import mass_ratio
+from tdt_core.dosimetry.engines.mc import monte_carlo_dose
+from tdt_core.dosimetry.region_curves import DrawnCurve, drawn_curves
+from tdt_core.dosimetry.time_integration import TimeIntegrated, integrators, time_integrated_activity
+from tdt_core.dosimetry.time_integration.intervals import EARLY
+from tdt_core.draws import summarised
+from tdt_core.errors import InputError, ModelError
+from tdt_core.imaging.density import CtMedia, media
+from tdt_core.imaging.quantification import CycleImages, quantify_cycle
+from tdt_core.imaging.volume import Scan
+from tdt_core.nuclides import nuclide as nuclide_of
+from tdt_core.planning.outlook import bed_map, tissues
+from tdt_core.radiobiology import lea_catcheside_sampled
+
+Float32 = npt.NDArray[np.float32]
+MapLike = Callable[..., Any]
+MASS_APART = 0.1
+"""Relative difference of a region's mass from that of its voxels, from which on it is told."""
+
+
+@dataclass(frozen=True)
+class DoseOptions:
+    """How the dose is computed: `method` and `before_first` as in `time_integration`, `decays` of Monte Carlo."""
+
+    engine: str = "kernel"
+    method: str = "regional_shape"
+    before_first: str = "constant"
+    draws: int = 200
+    decays: int = 2_000_000
+    seed: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Dosimetry:
+    """What came out. Maps (z, y, x) stand on the grid of `images`; `rest`, the last region, is the body without regions.
+
+    Attributes
+    ----------
+    tia_mbq_h, dose_gy, sd_gy : per voxel. bed_gy : NaN where the organ has no alpha/beta.
+    curves : region -> activity curve, draw 0 measured. factors : (draws, regions) dose over the map's dose.
+    g : (regions,) Lea-Catcheside factor, NaN without a repair half-time.
+    conservation : energy balance of the `kernel` run. findings : remarks in words.
+    """
+
+    taken: TakenIn
+    options: DoseOptions
+    images: CycleImages
+    integrated: TimeIntegrated
+    tia_mbq_h: Float32
+    dose_gy: Float32
+    sd_gy: Float32
+    bed_gy: Float32
+    curves: Mapping[str, DrawnCurve]
+    factors: npt.NDArray[np.float64]
+    tia_factors: npt.NDArray[np.float64]
+    g: npt.NDArray[np.float64]
+    conservation: Mapping[str, float]
+    monte_carlo: Mapping[str, float] = field(default_factory=dict)
+    findings: tuple[str, ...] = ()
+
+    @property
+    def masks(self) -> dict[str, npt.NDArray[np.bool_]]:
+        """Region -> its voxels."""
+        return {r.name: self.images.labels.labels == n for n, r in enumerate(self.images.regions, start=1)}
+
+
+def check_options(options: DoseOptions) -> None:
+    """Refuse, before any work, names that nothing goes by. Raises ModelError."""
+    for what, name, known in (
+        ("dose engine", options.engine, engines()),
+        ("time integration", options.method, integrators()),
+        ("activity before the first scan", options.before_first, tuple(EARLY)),
+    ):
+        if name not in known:
+            raise ModelError(f"{what} {name!r}", expected=f"one of {', '.join(known)}", kind="model.name")
+
+
+def check_scans(scans: tuple[Scan, ...], times_h: Mapping[str, float]) -> None:
+    """Refuse two scans of one time: they cannot be put in order."""
+    if len(set(times_h.values())) != len(scans):
+        raise InputError(
+            "two scans at the same time",
+            expected="one scan per time point",
+            remedy="leave out one of them, or send the bed positions as one volume",
+            kind="dose.times",
+        )
+
+
+def calculate(taken: TakenIn, options: DoseOptions, map_: MapLike = map) -> Dosimetry:
+    """Dose of a cycle. Raises what quantification, time integration and engines raise."""
+    nuclide = taken.therapy.nuclide
+    half_life_h = nuclide_of(nuclide).half_life_h
+    times = {s.id: taken.hours(s.time_h) for s in taken.cycle.scans}
+    check_scans(taken.cycle.scans, times)
+    with progress.step(f"registration and quantification of {len(times)} scan(s)"):
+        images = quantify_cycle(taken.cycle.scans, taken.cycle.cts, taken.labels, map=map_)
+    with progress.step(f"time integration, {options.method}"):
+        integrated = time_integrated_activity(
+            scaled_scans(images),
+            np.array([times[s.scan] for s in images.registered]),
+            nuclide,
+            method=options.method,
+            labels=images.labels.labels,
+            before_first=options.before_first,  # type: ignore[arg-type]
+            outside="zero",
+        )
+        decay = math.log(2.0) / half_life_h
+        curves = drawn_curves(images.activities, times, decay, options.draws, options.seed, options.before_first)
+    tia = integrated.tia_mbq_h
+    ct = media(images.ct_hu, images.body)
+    with progress.step("uncertainty through the kernel engine"):
+        credible, tia_factors, factors = _credible(images, tia, curves, nuclide, ct, map_)
+    with progress.step(f"dose, {options.engine}"):
+        dose, statistics, told = _engine_dose(images, tia, nuclide, ct, options)
+    ratio, more = _voxel_masses(images)
+    mean = np.maximum(credible[0], np.float32(1e-30))
+    sd = np.hypot(dose * (credible[1] / mean), statistics).astype(np.float32)
+    dose, sd = (np.asarray(a / ratio, np.float32) for a in (dose, sd))
+    known = tissues()
+    g = np.array(
+        [
+            _lea_catcheside(curves[r.name], known[r.organ].repair_half_time_h) if r.organ in known else np.nan
+            for r in images.regions
+        ]
+    )
+    return Dosimetry(
+        taken=taken,
+        options=options,
+        images=images,
+        integrated=integrated,
+        tia_mbq_h=tia,
+        dose_gy=dose,
+        sd_gy=sd,
+        bed_gy=bed_map(images.labels.labels, images.regions, dose, g[:, None], known),
+        curves=curves,
+        factors=factors,
+        tia_factors=tia_factors,
+        g=g,
+        conservation=credible[2],
+        monte_carlo=told,
+        findings=tuple(
+            dict.fromkeys([*taken.findings, *images.findings, *ct.findings, *_told(integrated), *more, *_few(len(times))])
+        ),
+    )
+
+
+def scaled_scans(images: CycleImages) -> Float32:
+    """(scans, z, y, x) MBq per voxel: registered images whose sum over each region is its corrected activity.
+
+    A region without any counts in a scan gets its activity evenly.
+    """
+    labels = images.labels.labels
+    size = np.bincount(labels.ravel(), minlength=len(images.regions) + 1)
+    corrected = {(a.scan, a.region): a.activity_mbq for a in images.activities}
+    out = np.empty((len(images.registered), *labels.shape), np.float32)
+    for k, scan in enumerate(images.registered):
+        voxels = np.maximum(scan.volume.array, np.float32(0))
+        sums = np.bincount(labels.ravel(), weights=voxels.ravel(), minlength=len(size))
+        wanted = np.array([0.0, *(corrected[scan.scan, r.name] for r in images.regions)])
+        scale = np.divide(wanted, sums, out=np.zeros_like(wanted), where=sums > 0)
+        even = np.where((sums > 0) | (size == 0), 0.0, wanted / np.maximum(size, 1))
+        out[k] = voxels * scale.astype(np.float32)[labels] + even.astype(np.float32)[labels]
+    return out
+
+
+def _credible(
+    images: CycleImages, tia: Float32, curves: Mapping[str, DrawnCurve], nuclide: str, ct: CtMedia, map_: MapLike
+) -> tuple[tuple[Float32, Float32, Mapping[str, float]], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """(mean, SD, energy balance) through kernels, and (draws, regions) factors on TIA and on dose, of mean 1."""
+    labels = images.labels.labels
+    sums = np.bincount(labels.ravel(), weights=tia.ravel(), minlength=len(images.regions) + 1)[1:]
+    masks, weights, columns, tia_factors = {}, {}, [], []
+    for n, region in enumerate(images.regions, start=1):
+        masks[region.name] = labels == n
+        drawn = curves[region.name].integral[1:]
+        factor = drawn / drawn.mean() if drawn.mean() > 0 else np.ones_like(drawn)
+        tia_factors.append(factor)
+        total = float(sums[n - 1])
+        even = np.float32(1.0 / max(int(masks[region.name].sum()), 1))
+        weights[region.name] = np.where(masks[region.name], tia / np.float32(total) if total > 0 else even, np.float32(0))
+        columns.append(total * factor)
+    found = credible_dose(
+        weights,
+        np.stack(columns, axis=1),
+        masks,
+        spacing_mm=images.spacing_mm,
+        nuclide=nuclide,
+        density_g_cm3=ct.density.array,
+        map=map_,
+    )
+    drawn_dose = found.region_dose_gy
+    factors = drawn_dose / np.maximum(drawn_dose.mean(axis=0), 1e-300)
+    return (found.mean_gy, found.sd_gy, found.conservation), np.stack(tia_factors, axis=1), factors
+
+
+def _engine_dose(
+    images: CycleImages, tia: Float32, nuclide: str, ct: CtMedia, options: DoseOptions
+) -> tuple[Float32, Float32, dict[str, float]]:
+    """Dose, statistical SD (0 but for Monte Carlo) and what Monte Carlo tells of itself."""
+    density, material = ct.density.array, ct.material
+    if options.engine == "mc":
+        found = monte_carlo_dose(tia, images.spacing_mm, nuclide, density, material, decays=options.decays, seed=options.seed)
+        told = {"decays": float(found.decays), "escaped_fraction": found.escaped_fraction}
+        return found.dose_gy, found.sd_gy, told
+    follows = material if options.engine == "multimedium" else None
+    dose = absorbed_dose(tia, images.spacing_mm, nuclide, density, follows, options.engine)
+    return dose, np.zeros_like(dose), {}
+
+
+def _voxel_masses(images: CycleImages) -> tuple[Float32, list[str]]:
+    """(z, y, x) mass of the voxel's region over that of the region's voxels, and where the two are far apart."""
+    labels = images.labels.labels
+    ratio = mass_ratio(
+        [r.mass_g for r in images.regions],
+        [labels == n for n in range(1, len(images.regions) + 1)],
+        images.density.array,
+        images.spacing_mm,
+    )
+    far = [
+        f"{r.name}: its voxels weigh {1 / q:.2f} of its contour; the dose is that of the contour's mass"
+        for r, q in zip(images.regions, ratio, strict=True)
+        if abs(q - 1) > MASS_APART
+    ]
+    return np.append(1.0, ratio).astype(np.float32)[labels], far
+
+
+def _lea_catcheside(curve: DrawnCurve, repair_half_time_h: float) -> float:
+    """Factor of the measured curve; the dose rate is taken to follow the region's own activity."""
+    times = np.concatenate([[0.0], np.geomspace(0.02, 40.0 / float(curve.tail_rate[0]), 400)])
+    return float(lea_catcheside_sampled(times, curve.values(times)[0], repair_half_time_h))
+
+
+def _told(integrated: TimeIntegrated) -> list[str]:
+    """Findings of the time integration; what holds before the first scan stands among the assumptions."""
+    return [f for f in integrated.findings if not f.startswith("before the first scan")]
+
+
+def _few(scans: int) -> list[str]:
+    if scans == 1:
+        return ["one scan: that activity falls as it does rests on an assumption, whose error is not in the SD"]
+    return []
+
+
+def dose_volumes(found: Dosimetry) -> list[dict[str, Any]]:
+    """DVH per region: `{region, dose_gy, q05, q50, q95, metrics}`, bands by scaling the dose with the draws of the region."""
+    rows = []
+    for n, (name, mask) in enumerate(found.masks.items()):
+        if name == "rest":
+            continue
+        curve = dvh(found.dose_gy, mask)
+        low, mid, high = (curve.dose_gy * q for q in np.quantile(found.factors[:, n], (0.05, 0.5, 0.95)))
+        grid = np.linspace(0.0, float(high[-1]), curve.dose_gy.size)
+        rows.append(
+            {
+                "region": name,
+                "dose_gy": grid.tolist(),
+                "q05": np.interp(grid, low, curve.volume_fraction, right=0.0).tolist(),
+                "q50": np.interp(grid, mid, curve.volume_fraction, right=0.0).tolist(),
+                "q95": np.interp(grid, high, curve.volume_fraction, right=0.0).tolist(),
+                "metrics": {
+                    # V20 is a share of volume, which does not scale with dose
+                    k: summarised(v * found.factors[:, n]) if k.startswith("d") else summarised([v])
+                    for k, v in curve.metrics.items()
+                },
+            }
+        )
+    return rows
+
+
+def options_told(options: DoseOptions) -> dict[str, Any]:
+    """The options that had an effect."""
+    told = asdict(options)
+    if options.engine != "mc":
+        del told["decays"]
+    return told
