@@ -6,6 +6,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from statistics import NormalDist
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -80,6 +81,18 @@ class TimeIntegrated:
     method: str
     regions: dict[int, dict[str, float]] = field(default_factory=dict)
     findings: tuple[str, ...] = ()
+
+    def interval(self, level: float = 0.9) -> tuple[Array32, Array32]:
+        """(z, y, x) bounds of the central `level` of a log-normal law with this mean and SD. Raises ModelError without SD."""
+        if self.sd_mbq_h is None:
+            raise ModelError(
+                f"{self.method} gave no SD", expected="a result with sd_mbq_h", remedy="hand in the noise, or use draws"
+            )
+        mean = np.maximum(self.tia_mbq_h, np.float32(1e-30))
+        variance = np.log1p((self.sd_mbq_h / mean) ** 2)
+        half = np.float32(NormalDist().inv_cdf(0.5 + level / 2)) * np.sqrt(variance)
+        middle = self.tia_mbq_h * np.exp(-variance / 2)
+        return middle * np.exp(-half), middle * np.exp(half)
 
 
 class TimeIntegrator(Protocol):
