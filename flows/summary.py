@@ -145,6 +145,11 @@ def assumed_rows(
     for organ, tissue in tissues.items():
         if tissue.status == "assumed" and organ in organs.values():
             rows.append({"name": f"{organ}.alpha_beta", "value": tissue.alpha_beta_gy, "unit": "Gy", "source": tissue.source})
+    rows += [
+        {"name": row["name"], "value": float(row["value"]), "unit": row["unit"], "source": row["source"]}
+        for row in packaged_csv("radiobiology.csv")
+        if row["status"] == "assumed" and row["name"].endswith(".eud_a") and row["name"].rpartition(".")[0] in organs.values()
+    ]
     if product.status == "assumed":
         low, high = product.activity_range_mbq
         rows += [

@@ -24,18 +24,15 @@ import numpy.typing as npt
 
 from tdt_core.dosimetry.conservation import energy_balance
 from tdt_core.dosimetry.density import check_spacing, density_map, dose_gy, mass_kg
-from tdt_core.dosimetry.dvh import CURVE_POINTS, metrics, volume_curves
+from tdt_core.dosimetry.dvh_bands import dvh_bands
 from tdt_core.dosimetry.engines import DoseEngine, EngineSetting, build_engine
 from tdt_core.dosimetry.units import Array32, FloatArray
 from tdt_core.dosimetry.voxel_bands import Response, VoxelBands, voxel_bands
-from tdt_core.draws import LEVELS, summarised
 from tdt_core.errors import GeometryError, InputError
 from tdt_core.nuclides import Progeny
 
 Mask = npt.NDArray[np.bool_]
 
-DVH_DRAWS = 200
-DVH_VOXELS = 10_000
 _BLOCK = 200_000
 
 
@@ -50,7 +47,7 @@ class CredibleDose:
     bands : quantile maps of dose, and mean, SD and quantile maps of BED.
     region_dose_gy : (draws, regions) mean over the voxels of a region; its mean over draws is the mean of the map there.
     dose_matrix_gy_per_mbq_h : (target, source) mean dose of a target per MBq h in a source, at the measured masses.
-    dvh : per region `{region, dose_gy, q05, q50, q95, metrics}`, plain lists of volume fractions over draws.
+    dvh : per region what `dvh_bands` gives, plain lists and numbers.
     conservation : `emitted_j`, `deposited_j`, `escaped_fraction`, `balance_relative_difference`,
         `activity_relative_difference`.
     """
@@ -136,7 +133,7 @@ def credible_dose(
         bands=voxel_bands(basis, owner, tia, factors, pattern, known),
         region_dose_gy=(tia @ matrix.T) / factors,
         dose_matrix_gy_per_mbq_h=matrix,
-        dvh=[_bands(n, basis[:, owner == r], tia, factors[:, r]) for r, n in enumerate(names)],
+        dvh=[dvh_bands(n, basis[:, owner == r], tia, factors[:, r], known[r]) for r, n in enumerate(names)],
         conservation=conservation,
     )
 
@@ -227,28 +224,3 @@ def _pattern_variance(
         square += dose**2
     n = np.float32(len(patterns))
     return np.asarray(np.maximum(square - total**2 / n, 0.0) / (n - 1), np.float32)
-
-
-def _bands(name: str, basis: Array32, tia: FloatArray, factor: FloatArray) -> dict[str, Any]:
-    """DVH with bands of one region: (regions, voxels) basis; up to `DVH_DRAWS` draws and `DVH_VOXELS` voxels.
-
-    Voxels are taken evenly from the order of the mean dose, so that the thinned histogram keeps its shape.
-    """
-    average = (tia / factor[:, None]).mean(axis=0)
-    voxels = basis.shape[1]
-    if voxels > DVH_VOXELS:
-        order = np.argsort(average.astype(np.float32) @ basis, kind="stable")
-        basis = basis[:, order[np.linspace(0, voxels - 1, DVH_VOXELS).round().astype(int)]]
-    chosen = np.unique(np.linspace(0, len(tia) - 1, min(len(tia), DVH_DRAWS)).round().astype(int))
-    draws = (tia[chosen] / factor[chosen, None]).astype(np.float32)
-    ordered = np.sort(basis.T @ draws.T, axis=0)
-    grid = np.linspace(0.0, float(np.quantile(ordered[-1], 0.95)) * 1.02 or 1.0, CURVE_POINTS)
-    low, mid, high = np.quantile(volume_curves(ordered, grid), LEVELS, axis=1)
-    return {
-        "region": name,
-        "dose_gy": grid.tolist(),
-        "q05": low.tolist(),
-        "q50": mid.tolist(),
-        "q95": high.tolist(),
-        "metrics": {k: summarised(v) for k, v in metrics(ordered).items()},
-    }

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from tdt_core.dosimetry.units import FloatArray
 from tdt_core.errors import GeometryError, InputError
+from tdt_core.radiobiology import generalised_eud
 
 D_LEVELS = (98, 95, 90, 50, 2)
 V_LEVELS_GY = (20.0,)
@@ -62,12 +63,7 @@ def dvh(
 def equivalent_uniform_dose(dose: npt.NDArray[Any], mask: npt.NDArray[np.bool_], a: float) -> float:
     """Generalised EUD (Niemierko): (mean of D^a)^(1/a), Gy; a = 1 is the mean, large a the maximum, negative a a tumour's."""
     values = doses_inside(dose, mask)
-    if a == 0 or not np.isfinite(a):
-        raise InputError(f"EUD exponent {a}", expected="finite and not 0", kind="input.eud")
-    largest = values.max() if a > 0 else values.min()
-    if largest <= 0.0:
-        return 0.0
-    return float(largest * np.mean((values / largest) ** a) ** (1.0 / a))
+    return float(generalised_eud(values, a))
 
 
 def doses_inside(dose: npt.NDArray[Any], mask: npt.NDArray[np.bool_]) -> FloatArray:

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from tdt_core.dosimetry import absorbed_dose, credible_dose, dvh, equivalent_uniform_dose
+from tdt_core.dosimetry import absorbed_dose, credible_dose, dvh, dvh_bands, equivalent_uniform_dose
 from tdt_core.dosimetry import credible as credible_module
 from tdt_core.errors import ConservationError, GeometryError, InputError
 
@@ -149,7 +149,7 @@ def test_dvh_bands_follow_the_draws():
 
 
 def test_thinning_a_large_region_keeps_its_histogram(monkeypatch):
-    monkeypatch.setattr(credible_module, "DVH_VOXELS", 300)
+    monkeypatch.setattr(dvh_bands, "DVH_VOXELS", 300)
     thin = solve()
     for a, b in zip(thin.dvh, RESULT.dvh, strict=True):
         for key in ("d95", "d50", "d2"):
