@@ -8,6 +8,8 @@ of its rate, spread over the region's voxels by the images; dose by the homogene
 histograms of all regions, Lea-Catcheside factor and map of biologically effective dose. `credible_map_seconds`: mean, SD,
 region draws and bands of histograms of `draws` draws. `kernel_256_seconds`: kernel dose of one map of `kernel_matrix` cubed.
 
+Monte Carlo (`flows.bench.dose_mc`, left out by `--mc 0`): `mc.decays_per_second_per_core` and `mc.patient_seconds`.
+
 The field's way, `field_pipeline_seconds`: a voxel-wise log-linear fit of the same scans, `scipy.signal.fftconvolve` in double
 precision with the voxel kernel cut to 25 mm, division by density, histograms by numpy. No BED and no uncertainty.
 """
@@ -25,7 +27,7 @@ import numpy.typing as npt
 from scipy import ndimage, signal
 
 from flows.bench.clock import best
-from tdt_core.dosimetry import EngineSetting, absorbed_dose, build_engine, credible_dose, dvh, voxel_s_values
+from tdt_core.dosimetry import MATERIALS, EngineSetting, absorbed_dose, build_engine, credible_dose, dvh, voxel_s_values
 from tdt_core.errors import SettingsError
 from tdt_core.nuclides import nuclide
 from tdt_core.radiobiology import bed, lea_catcheside
@@ -44,18 +46,32 @@ KERNEL_MATRIX = 256
 
 @dataclass(frozen=True, eq=False)
 class Patient:
-    """A drawn patient: regions by name, density g/cm3, four scans in MBq per voxel; the last region is the rest."""
+    """A drawn patient: regions by name, density g/cm3, indices of `MATERIALS`, four scans in MBq per voxel; the last region
+    is the rest."""
 
     spacing_mm: tuple[float, float, float]
     regions: dict[str, Mask]
     density: Array32
+    material: npt.NDArray[np.int8]
     scans: Array32
 
 
 def run(
-    matrix: int = 128, draws: int = 200, kernel_matrix: int = KERNEL_MATRIX, repeats: int = 3, seed: int = 1
+    matrix: int = 128,
+    draws: int = 200,
+    kernel_matrix: int = KERNEL_MATRIX,
+    repeats: int = 3,
+    seed: int = 1,
+    mc: int = 1,
+    mc_sd: float = 0.03,
+    mc_pilot: int = 1_000_000,
+    mc_speed_decays: int = 400_000,
 ) -> dict[str, Any]:
-    """Named figures for a cube of `matrix` voxels over 500 mm; times are the best of `repeats`, kernels made inside them."""
+    """Named figures for a cube of `matrix` voxels over 500 mm; times are the best of `repeats`, kernels made inside them.
+
+    mc : 0 leaves Monte Carlo out. `mc_sd` is the relative statistical SD to reach in the worst voxel of tumours and kidneys,
+    `mc_pilot` the decays that plan for it, `mc_speed_decays` those of the speed in water.
+    """
     if matrix < 24 or kernel_matrix < 24 or draws < 2 or repeats < 1:
         raise SettingsError("too small a benchmark", expected="matrix >= 24, draws >= 2, repeats >= 1", kind="settings.bench")
     patient = drawn(matrix, seed)
@@ -63,7 +79,7 @@ def run(
     cycle_seconds, our_dose = best(lambda: cycle(patient), repeats)
     field_seconds, field_dose = best(lambda: field_pipeline(patient), repeats)
     inside = patient.regions["kidney_left"]
-    return {
+    figures = {
         "matrix": matrix,
         "draws": draws,
         "regions": len(patient.regions),
@@ -76,6 +92,13 @@ def run(
         "kidney_dose_gy": float(our_dose[inside].mean()),
         "field_kidney_dose_gy": float(field_dose[inside].mean()),
     }
+    if mc:
+        from flows.bench.dose_mc import figures as monte_carlo
+
+        start, rate = fitted(patient.regions, patient.scans)
+        tia = spread(start / rate, patient)
+        figures |= monte_carlo(patient, tia, our_dose, relative_sd=mc_sd, pilot=mc_pilot, speed=mc_speed_decays, seed=seed)
+    return figures
 
 
 def drawn(matrix: int, seed: int) -> Patient:
@@ -93,6 +116,8 @@ def drawn(matrix: int, seed: int) -> Patient:
     for side in (-1, 1):
         density[ellipsoid((150.0, 0.0, 75.0 * side), (95.0, 75.0, 55.0))] = 0.26
     density[body & ((y - 75.0) ** 2 + x**2 < 16.0**2)] = 1.4
+    media = [MATERIALS.index(name) for name in ("air", "lung", "soft_tissue", "cortical_bone")]
+    material = np.array(media, np.int8)[np.searchsorted([0.05, 0.5, 1.2], density)]
     # centre, radii (z, y, x) in mm, MBq per mL at its height, effective half-life in h
     organs: dict[str, tuple[tuple[float, float, float], tuple[float, float, float], float, float]] = {
         "liver": ((40.0, -15.0, -80.0), (60.0, 65.0, 70.0), 0.08, 70.0),
@@ -120,7 +145,7 @@ def drawn(matrix: int, seed: int) -> Patient:
     counts_per_mbq = 20_000.0
     scans = np.stack([ndimage.gaussian_filter(c, 12.0 / 2.355 / step) for c in concentration]) * step**3 / 1000.0
     scans = rng.poisson(scans * counts_per_mbq) / counts_per_mbq
-    return Patient((step, step, step), regions, density, scans.astype(np.float32))
+    return Patient((step, step, step), regions, density, material, scans.astype(np.float32))
 
 
 def fitted(regions: Mapping[str, Mask], scans: Array32) -> tuple[FloatArray, FloatArray]:
@@ -139,12 +164,18 @@ def weights_of(patient: Patient) -> dict[str, Array32]:
     return {name: np.where(m, total, np.float32(0)) / total[m].sum(dtype=np.float64) for name, m in patient.regions.items()}
 
 
+def spread(tia_mbq_h: FloatArray, patient: Patient) -> Array32:
+    """Time-integrated activity per voxel, MBq h, from that of the regions."""
+    tia = np.zeros(patient.density.shape, np.float32)
+    for integral, weight in zip(tia_mbq_h, weights_of(patient).values(), strict=True):
+        tia += np.float32(integral) * weight
+    return tia
+
+
 def cycle(patient: Patient) -> Array32:
     """Time integration, dose, histograms and BED; the dose map, Gy."""
     start, rate = fitted(patient.regions, patient.scans)
-    tia = np.zeros(patient.density.shape, np.float32)
-    for integral, weight in zip(start / rate, weights_of(patient).values(), strict=True):
-        tia += np.float32(integral) * weight
+    tia = spread(start / rate, patient)
     dose = absorbed_dose(tia, patient.spacing_mm, NUCLIDE, patient.density, engine="kernel")
     for mask in patient.regions.values():
         dvh(dose, mask)
@@ -194,14 +225,17 @@ def field_pipeline(patient: Patient) -> Array32:
 def describe(figures: Mapping[str, Any]) -> str:
     """A few lines for the terminal."""
     n, k = figures["matrix"], figures["kernel_matrix"]
-    return "\n".join(
-        [
-            f"{n} cubed, 4 scans, {figures['regions']} regions:",
-            f"  time integration, kernel dose, DVH, BED: {figures['cycle_seconds']:.2f} s",
-            f"  the field's pipeline (fftconvolve, 25 mm kernel): {figures['field_pipeline_seconds']:.2f} s; kidney "
-            f"{figures['field_kidney_dose_gy']:.2f} Gy against {figures['kidney_dose_gy']:.2f} Gy",
-            f"  credible maps, {figures['draws']} draws: {figures['credible_map_seconds']:.1f} s, "
-            f"{figures['credible_map_peak_gb']:.2f} GB",
-            f"  kernel dose on {k} cubed: {figures['kernel_256_seconds']:.2f} s",
-        ]
-    )
+    lines = [
+        f"{n} cubed, 4 scans, {figures['regions']} regions:",
+        f"  time integration, kernel dose, DVH, BED: {figures['cycle_seconds']:.2f} s",
+        f"  the field's pipeline (fftconvolve, 25 mm kernel): {figures['field_pipeline_seconds']:.2f} s; kidney "
+        f"{figures['field_kidney_dose_gy']:.2f} Gy against {figures['kidney_dose_gy']:.2f} Gy",
+        f"  credible maps, {figures['draws']} draws: {figures['credible_map_seconds']:.1f} s, "
+        f"{figures['credible_map_peak_gb']:.2f} GB",
+        f"  kernel dose on {k} cubed: {figures['kernel_256_seconds']:.2f} s",
+    ]
+    if "mc.patient_seconds" in figures:
+        from flows.bench.dose_mc import describe as monte_carlo
+
+        lines += monte_carlo(figures)
+    return "\n".join(lines)

@@ -6,7 +6,7 @@ from numba import njit
 
 from tdt_core.dosimetry import MATERIALS, EngineSetting, absorbed_dose, build_engine, engines
 from tdt_core.dosimetry.conservation import energy_balance
-from tdt_core.dosimetry.engines.mc import monte_carlo_dose
+from tdt_core.dosimetry.engines.mc import decays_for, monte_carlo_dose
 from tdt_core.dosimetry.montecarlo import elastic, photons
 from tdt_core.dosimetry.montecarlo.composition import media, medium
 from tdt_core.dosimetry.montecarlo.electron import fluctuating, moller, multiple_scattering
@@ -188,6 +188,21 @@ def test_more_decays_make_the_uncertainty_smaller_by_the_root():
     tia = np.ones(SHAPE)
     few, many = (monte_carlo_dose(tia, SPACING, "Y-90", decays=n) for n in (5000, 80_000))
     assert few.sd_gy.mean() / many.sd_gy.mean() == pytest.approx(4.0, rel=0.1)
+
+
+def test_a_pilot_tells_how_many_decays_a_wanted_uncertainty_needs():
+    tia = np.zeros(SHAPE)
+    tia[3:6, 3:6, 3:6] = 1.0
+    inside = tia > 0
+    pilot = monte_carlo_dose(tia, SPACING, "Lu-177", decays=2000)
+    wanted = decays_for(pilot, inside, 0.05)
+    assert wanted == pytest.approx(4 * decays_for(pilot, inside, 0.1), abs=4)
+    found = monte_carlo_dose(tia, SPACING, "Lu-177", decays=wanted, blocks=100, seed=2)
+    assert 0.03 < (found.sd_gy[inside] / found.dose_gy[inside]).max() <= 0.05
+    with pytest.raises(InputError, match="pilot"):
+        decays_for(monte_carlo_dose(tia, SPACING, "Lu-177", decays=200), np.ones(SHAPE, bool), 0.05)
+    with pytest.raises(ModelError, match="relative SD"):
+        decays_for(pilot, inside, 0.0)
 
 
 def test_decays_are_spread_as_the_activity():

@@ -6,6 +6,7 @@ Voxels follow `material`; without it all are water of their own density. Outside
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +29,7 @@ from tdt_core.dosimetry.montecarlo.run import BLOCKS, Scored, escaping, simulate
 from tdt_core.dosimetry.montecarlo.source import make_source
 from tdt_core.dosimetry.montecarlo.tables import cut_for, tables
 from tdt_core.dosimetry.units import JOULE_PER_MBQ_H_KEV, Array32
-from tdt_core.errors import GeometryError, ModelError
+from tdt_core.errors import GeometryError, InputError, ModelError
 from tdt_core.nuclides import Progeny, emissions
 
 DECAYS = 2_000_000
@@ -152,6 +153,30 @@ def monte_carlo_dose(
         escaped_fraction=(found.photons_out_kev + found.electrons_out_kev) / found.emitted_kev,
         decays=found.decays,
     )
+
+
+def decays_for(pilot: MonteCarloDose, where: npt.NDArray[np.bool_], relative_sd: float, blocks: int = 100) -> int:
+    """Decays after which every voxel of `where` states at most that relative SD, in a run with so many blocks.
+
+    Variance is proportional to energy, with a factor taken from all voxels of the pilot together, and falls with the number of
+    decays; the least dose decides. The SD that a run states is known to 1 / sqrt(2 (blocks - 1)): four times that is added.
+    Raises InputError when the pilot gave a voxel no dose.
+    """
+    if not 0 < relative_sd < 1 or blocks < 2:
+        raise ModelError(
+            f"a relative SD of {relative_sd} with {blocks} blocks", expected="0 < SD < 1, blocks >= 2", kind="model.setting"
+        )
+    dose, sd = pilot.dose_gy[where].astype(np.float64), pilot.sd_gy[where].astype(np.float64)
+    if dose.size == 0 or not (dose > 0).all():
+        raise InputError(
+            f"{int((dose <= 0).sum())} of {dose.size} voxels without dose in a pilot of {pilot.decays} decays",
+            expected="dose in every voxel, at least one voxel",
+            remedy="follow more decays in the pilot, or leave voxels without activity out",
+            kind="input.statistics",
+        )
+    worst = float((sd**2).sum() / dose.sum() / dose.min())
+    margin = 1.0 + 4.0 / math.sqrt(2.0 * (blocks - 1))
+    return math.ceil(pilot.decays * worst * (margin / relative_sd) ** 2)
 
 
 register_engine("mc", MonteCarloEngine)
