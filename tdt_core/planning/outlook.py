@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -126,6 +127,26 @@ def responses(regions: Sequence[Region], g: FloatArray, tissues: Mapping[str, Ti
         for region, factors in zip(regions, g, strict=True)
         if (tissue := tissues.get(region.organ)) is not None
     }
+
+
+def bed_map(
+    labels: npt.NDArray[Any],
+    regions: Sequence[Region],
+    dose_gy: npt.NDArray[np.float32],
+    g: FloatArray,
+    tissues: Mapping[str, Tissue],
+) -> npt.NDArray[np.float32]:
+    """(z, y, x) BED of one dose map with each region's mean G, Gy; NaN outside regions with an alpha/beta.
+
+    labels : (z, y, x), n for the n-th region from 1. g : (regions, draws). Over draws use `responses` and `credible_dose`.
+    """
+    found = np.full(dose_gy.shape, np.nan, dtype=np.float32)
+    for i, region in enumerate(regions):
+        if region.organ in tissues:
+            inside = labels == i + 1
+            d = dose_gy[inside]
+            found[inside] = d + float(g[i].mean()) * d**2 / tissues[region.organ].alpha_beta_gy
+    return found
 
 
 def effective_g(regions: Sequence[Region], dose: FloatArray, g: FloatArray) -> FloatArray:

@@ -10,7 +10,8 @@ from tdt_core.errors import ModelError, PlanningError
 from tdt_core.planning import OrganOutlook, limits, objections, products, propose, read_rows
 from tdt_core.planning.diagnostics import beyond_the_ledger
 from tdt_core.planning.ledger import LedgerRow, latest, ledger_of, opening_balance
-from tdt_core.planning.outlook import Tissue, responses, tissues
+from tdt_core.planning.outlook import Tissue, bed_map, responses, tissues
+from tdt_core.radiobiology import bed
 from tdt_core.twin import Administration, Limit, PriorTherapy, Product, Region
 
 PRODUCT = Product("P", "PSMA-617", "Lu-177", 6, (3700.0, 11100.0), 7400.0, 1008.0, "test", "assumed")
@@ -138,6 +139,15 @@ def test_the_ledger_keeps_a_region_that_a_cycle_did_not_have_at_zero():
     ledger = ledger_of([one, two], two)
     assert ledger.cumulative("kidneys") == pytest.approx([3.0, 3.0, 3.0])
     assert ledger.cumulative("lesion/A", "BED") == pytest.approx([1.5, 1.5, 1.5])
+
+
+def test_the_bed_map_of_a_uniform_region_is_the_bed_of_its_dose():
+    tissues = {"kidneys": Tissue(2.5, 2.8, "test", "assumed")}
+    labels = np.array([[[1, 1, 2, 0]]])
+    dose, g = np.full(labels.shape, 5.0, np.float32), np.full((2, 4), 0.05)
+    found = bed_map(labels, REGIONS, dose, g, tissues)
+    assert found[0, 0, :2] == pytest.approx(float(bed(5.0, 0.05, 2.5)))
+    assert np.isnan(found[0, 0, 2:]).all()
 
 
 def test_regions_with_an_alpha_beta_have_a_response_and_the_others_none():
