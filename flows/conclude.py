@@ -79,6 +79,7 @@ def conclude(site: Site, plan: CyclePlan) -> None:
         "forecast": summary.forecast_rows(rung.regions, forecast),
         "acquisitions": images["acquisitions"],
         "conservation": dosed["conservation"],
+        "organ_level": dosed["organ_level"],
         "assumed": summary.assumed_rows(rung, site.tissues, product, policy),
         "prior_therapies": to_plain(prior),
         "warnings": warnings(posterior, product, treated, ledger),

@@ -21,6 +21,7 @@ from tdt_core.assimilation import Prior, adapt, assimilate_on, evolve, populatio
 from tdt_core.codec import from_plain, to_plain
 from tdt_core.dosimetry.credible import credible_dose
 from tdt_core.dosimetry.density import mass_ratio
+from tdt_core.dosimetry.organ import organ_level
 from tdt_core.errors import EstimationError, InputError
 from tdt_core.imaging.quantification import RegisteredScan, quantify_cycle
 from tdt_core.imaging.weights import voxel_weights, weight_draws
@@ -195,6 +196,9 @@ def dose(site: Site, plan: CyclePlan, map_: MapLike = map) -> None:
         responses=responses(rung.regions, g, site.tissues),
         map=map_,
     )
+    matrix = result.dose_matrix_gy_per_mbq_h / ratio[:, None]
+    voxels = (tia, factors, result.region_dose_gy, matrix)
+    level = organ_level(arrays["labels"], rung.regions, arrays["density"], spacing, given.nuclide, *voxels)
     work.save(
         "dose",
         {
@@ -205,11 +209,11 @@ def dose(site: Site, plan: CyclePlan, map_: MapLike = map) -> None:
             "bed_sd": result.bands.bed_sd_gy,
             "bed_quantiles": result.bands.bed_gy,
             "region_dose": result.region_dose_gy.T,
-            "matrix": result.dose_matrix_gy_per_mbq_h / ratio[:, None],
+            "matrix": matrix,
             "tia": tia.T,
             "g": g,
         },
-        {"dvh": result.dvh, "conservation": result.conservation},
+        {"dvh": result.dvh, "conservation": result.conservation, "organ_level": level},
     )
 
 

@@ -17,7 +17,7 @@ from tdt_core.twin import Administration, DoseLedger, Limit, Posterior, Product,
 
 FloatArray = npt.NDArray[np.float64]
 
-ASSUMED_TABLES = ("assimilation.csv", "imaging_parameters.csv", "lab_trends.csv")
+ASSUMED_TABLES = ("assimilation.csv", "imaging_parameters.csv", "lab_trends.csv", "organ_level.csv")
 """Packaged tables of numbers that every state rests on, whatever its regions."""
 
 LEARNED_ABOVE = 0.5
