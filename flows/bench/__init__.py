@@ -10,6 +10,7 @@ from tdt_core.errors import SettingsError
 
 BENCHES = {
     "assimilate": "flows.bench.assimilate",
+    "estimators": "flows.bench.estimators",
     "dose": "flows.bench.dose",
     "ladder": "flows.bench.ladder",
     "loop": "flows.bench.loop",

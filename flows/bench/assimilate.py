@@ -26,23 +26,17 @@ import numpy.typing as npt
 from scipy import stats
 
 from flows.bench.resumable import by_patient
+from flows.bench.virtual import QUANTITIES, drawn, told_of
 from tdt_core.assimilation import Prior, assimilate, next_prior, population_prior, transition
 from tdt_core.assimilation.experiment import ranks, simulated
 from tdt_core.errors import EstimationError, SettingsError, TwinError
-from tdt_core.kinetics import UPTAKE, KineticModel, covariates_of, rung_for
-from tdt_core.parameters import packaged_csv, packaged_table
-from tdt_core.planning import product_for
+from tdt_core.kinetics import UPTAKE, KineticModel
+from tdt_core.parameters import packaged_table
 from tdt_core.planning.diagnostics import objections
-from tdt_core.planning.forecast import next_administration
-from tdt_core.scores import crps
-from tdt_core.trials.outcome import cycle_dose
-from tdt_core.trials.population import TABLE, budget_of, draw_regions, scan_times
-from tdt_core.twin import Administration, Evidence, Patient, Region, RegionActivity
+from tdt_core.twin import Evidence, Posterior
 
 FloatArray = npt.NDArray[np.float64]
 
-QUANTITIES = {"kidneys": "kidneys", "glands": "parotid_glands", "marrow": "red_marrow", "tumours": "lesions"}
-"""Quantity -> organ; its absorbed dose is the mean over the mass of its regions."""
 SHORT = {"reduced_body": "reduced"}
 RANKS, BINS = 99, 20
 MISFITS = ("none", "rung", "calibration", "shifted", "trend")
@@ -108,98 +102,45 @@ def course(
     seed: int, name: str, truth_rung: str, misfit: str, estimator: str, cycles: int, draws: int, work: Path
 ) -> dict[str, Any]:
     """The course of one virtual patient: rows by cycle and quantity, ranks of a first cycle without a PET, seconds."""
-    product = product_for("PSMA-617", "Lu-177")
-    table, rng = packaged_table(TABLE), np.random.default_rng([seed, TRUTH])
-    regions = draw_regions(rng)
-    patient = Patient(f"virtual-{seed}", "male", *(table.value(f"patient.{x}") for x in ("age", "height", "weight")))
-    known = covariates_of(Evidence(0, patient, (), regions))
-    rung, true_rung = (rung_for(x, product.ligand, regions, known) for x in (name, truth_rung))
-    parts = {q: np.array([r.organ == organ for r in regions]) for q, organ in QUANTITIES.items()}
-    mass = np.array([r.mass_g for r in regions])
-    errors = np.random.default_rng([seed, ERRORS])
+    rng, errors = np.random.default_rng([seed, TRUTH]), np.random.default_rng([seed, ERRORS])
+    virtual = drawn(seed, rng)
+    rung, true_rung = virtual.rung(name), virtual.rung(truth_rung)
     theta = population_prior(true_rung).draws(1, rng)[0]
 
-    def given(cycle: int) -> Administration:
-        return next_administration(product, max(cycle - 1, 0) * product.interval_h, None)
-
-    def dose(model: KineticModel, drawn: FloatArray, cycle: int) -> dict[str, FloatArray]:
-        by_region = cycle_dose(model, np.atleast_2d(drawn), given(cycle), {}).dose_gy[: len(regions)]
-        return {q: np.average(by_region[part], axis=0, weights=mass[part]) for q, part in parts.items()}
-
-    def fitted(prior: Prior, evidence: Evidence) -> tuple[Any, dict[str, FloatArray], float]:
+    def fitted(prior: Prior, evidence: Evidence) -> tuple[Posterior, dict[str, FloatArray], float]:
         started = time.perf_counter()
         posterior = assimilate(prior, evidence, rung, estimator, seed=(seed, FIT, evidence.cycle), n_draws=draws)
         seconds = time.perf_counter() - started
-        return posterior, dose(rung, posterior.draws[:, : len(prior.names)], max(evidence.cycle, 1)), seconds
+        return posterior, virtual.dose(rung, posterior.draws[:, : len(prior.names)], evidence.cycle), seconds
 
     population = population_prior(rung)
-    unknowing = dose(rung, population.draws(draws, np.random.default_rng([seed, FIT])), 1)
+    unknowing = virtual.dose(rung, population.draws(draws, np.random.default_rng([seed, FIT])), 1)
     rows: list[dict[str, Any]] = []
     out: dict[str, Any] = {"seed": seed, "seconds": [], "alarms": [], "refused": []}
-    prior, carried = population, None
+    prior, found = population, unknowing
     for cycle in range(cycles + 1):
-        administration = given(cycle) if cycle else _pet()
-        plan = _plan(cycle, patient, administration, regions, rung)
-        evidence = _broken(simulated(plan, true_rung, theta, errors), misfit)
+        evidence = _broken(simulated(virtual.plan(cycle), true_rung, theta, errors), misfit)
         if cycle == 1:
-            out["ranks"] = _ranks(rung, fitted(population, evidence), theta, dose(true_rung, theta, 1), name == truth_rung)
-        truth = {q: float(d[0]) for q, d in dose(true_rung, theta, max(cycle, 1)).items()}
+            posterior, doses, _ = fitted(population, evidence)
+            out["ranks"] = _ranks(rung, posterior, doses, theta, virtual.dose(true_rung, theta, 1), name == truth_rung)
+        truth = {q: float(d[0]) for q, d in virtual.dose(true_rung, theta, cycle).items()}
         if cycle > 1:
-            ahead = dose(rung, prior.draws(draws, np.random.default_rng([seed, FIT, 100 + cycle])), cycle)
-            for q in QUANTITIES:
-                rows.append(_row(q, cycle, "forecast", truth[q], ahead[q]))
-                rows.append(_row(q, cycle, "carry_forward", truth[q], carried[q]))  # type: ignore[index]
-                rows.append(_row(q, cycle, "population", truth[q], unknowing[q]))
+            ahead = virtual.dose(rung, prior.draws(draws, np.random.default_rng([seed, FIT, 100 + cycle])), cycle)
+            for what, predicted in (("forecast", ahead), ("carry_forward", found), ("population", unknowing)):
+                rows += [told_of(q, truth[q], predicted[q]) | {"cycle": cycle, "what": what} for q in QUANTITIES]
         posterior, found, seconds = fitted(prior, evidence)
-        rows += [_row(q, cycle, "posterior", truth[q], found[q]) for q in QUANTITIES]
+        rows += [told_of(q, truth[q], found[q]) | {"cycle": cycle, "what": "posterior"} for q in QUANTITIES]
         said = posterior.diagnostics
         out["alarms"].append(bool(said["innovation_chi2_per_n"] * said["n_obs"] > stats.chi2.ppf(0.99, max(said["n_obs"], 1))))
         out["refused"].append(bool(objections(said, posterior.fit_report, rung.regions, LIMITED)))
         if cycle:
             out["seconds"].append(seconds)
-        carried = found
-        interval = product.interval_h if cycle else 0.0
+        interval = virtual.product.interval_h if cycle else 0.0
         prior = next_prior(posterior, transition(rung, cycle, interval, treated=cycle > 0), f"cycle {cycle}")
         theta = transition(true_rung, cycle, interval, treated=cycle > 0).draws(theta[None], rng)[0]
         if misfit == "trend" and cycle:
             theta = theta + _trend(true_rung)
     return out | {"rows": rows}
-
-
-def _pet() -> Administration:
-    """The imaging agent a week before the first cycle, as reference patients are given it."""
-    psma = {row["name"]: float(row["value"]) for row in packaged_csv("phantom_kinetics_psma.csv")}
-    return Administration(
-        -168.0, "Ga-68-PSMA-11", "PSMA-11", "Ga-68", psma["ligand.pet_activity"], psma["ligand.pet_amount"], intent="imaging"
-    )
-
-
-def _plan(cycle: int, patient: Patient, given: Administration, regions: Sequence[Region], rung: KineticModel) -> Evidence:
-    """Regions, times and error budgets of a cycle's images; the activities are placeholders."""
-    table = packaged_table(TABLE)
-    times = scan_times(table) if cycle else np.array([packaged_table("phantom_images.csv").value("pet.time")])
-    return Evidence(
-        cycle,
-        patient,
-        (given,),
-        tuple(regions),
-        tuple(
-            RegionActivity(
-                region.name,
-                given.time_h + float(t),
-                1.0,
-                1.0,
-                1.0,
-                budget_of(table, region.organ),
-                f"scan-{cycle}-{j}",
-                "SPECT" if cycle else "PET",
-                given.nuclide,
-                f"camera-{cycle}",
-            )
-            for region in regions
-            for j, t in enumerate(times)
-        ),
-    )
 
 
 def _broken(evidence: Evidence, misfit: str) -> Evidence:
@@ -233,30 +174,17 @@ def _trend(rung: KineticModel) -> FloatArray:
 
 def _ranks(
     rung: KineticModel,
-    fit: tuple[Any, dict[str, FloatArray], float],
+    posterior: Posterior,
+    found: Mapping[str, FloatArray],
     theta: FloatArray,
     true: Mapping[str, FloatArray],
     same: bool,
 ) -> dict[str, int]:
     """Ranks of parameters, where both rungs have the same, and of doses."""
-    posterior, found, _ = fit
     names = list(rung.parameters) if same else []
     truth = {n: float(t) for n, t in zip(names, theta, strict=False)} | {f"dose.{q}": float(d[0]) for q, d in true.items()}
-    drawn = {n: posterior.draws[:, i] for i, n in enumerate(names)} | {f"dose.{q}": d for q, d in found.items()}
-    return ranks(truth, drawn, RANKS)
-
-
-def _row(quantity: str, cycle: int, what: str, truth: float, draws: FloatArray) -> dict[str, Any]:
-    low, middle, high = np.quantile(draws, (0.05, 0.5, 0.95))
-    return {
-        "quantity": quantity,
-        "cycle": cycle,
-        "what": what,
-        "covered": bool(low <= truth <= high),
-        "half_width": float((high - low) / (2 * middle)),
-        "relative_error": float(middle / truth - 1.0),
-        "crps": crps(draws / truth, 1.0),
-    }
+    drawn_ = {n: posterior.draws[:, i] for i, n in enumerate(names)} | {f"dose.{q}": d for q, d in found.items()}
+    return ranks(truth, drawn_, RANKS)
 
 
 def figures(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

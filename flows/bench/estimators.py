@@ -1,0 +1,153 @@
+"""`tdt bench estimators`: every estimator on the same virtual patients, with rich and with scarce data, for the same time.
+
+Patients are drawn from the fitting rung's population prior and their images err as the estimators believe
+(`flows.bench.virtual`), so an exact posterior covers 90 %. Each estimator is given about `seconds` of one patient's time: its
+effort (starts, members, draws, solves) is set from the measured time of a solve, within what it can use. Chains need far more
+than a few seconds: `mcmc` stands here for what it is at this budget, and as the reference elsewhere.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flows.bench.resumable import by_patient
+from flows.bench.virtual import QUANTITIES, Virtual, drawn, told_of
+from tdt_core.assimilation import assimilate, build_problem, population_prior
+from tdt_core.assimilation import estimators as registered
+from tdt_core.assimilation.ensemble import MEMBERS
+from tdt_core.assimilation.experiment import simulated
+from tdt_core.assimilation.target import Target
+from tdt_core.errors import SettingsError, TwinError
+from tdt_core.kinetics import KineticModel
+
+FloatArray = npt.NDArray[np.float64]
+
+LEVELS: Mapping[str, tuple[float, ...] | None] = {"rich": None, "two": (24.0, 96.0), "one": (72.0,)}
+"""Level of data -> hours of the scans; None: those of `trial_measurement.csv`."""
+TRUTH, ERRORS, FIT = 41, 42, 43
+
+EFFORT: Mapping[str, Callable[[float, int], dict[str, Any]]] = {
+    # solves that the budget allows, parameters -> options
+    "map": lambda solves, p: {"starts": int(np.clip(solves / (25 * p), 1, 32))},
+    "es_mda": lambda solves, p: {"members": int(np.clip(solves / 5, MEMBERS, 10_000))},
+    "ies": lambda solves, p: {"members": int(np.clip(solves / 10, 200, 1500))},
+    "smc": lambda solves, p: {"members": int(np.clip(solves / 120, 100, 4000))},
+    "mcmc": lambda solves, p: {"chains": 2, "warm_up": 20, "most_steps": 3, "draws": int(np.clip(solves / (50 * p), 20, 5000))},
+    "cluster_gauss_newton": lambda solves, p: {"members": int(np.clip(solves / 25, 50, 600))},
+    "differential_evolution": lambda solves, p: {"solves": int(solves)},
+    "simulated_annealing": lambda solves, p: {"solves": int(np.clip(solves / p, 50, 1_000_000))},
+}
+
+
+def run(
+    patients: int = 50,
+    seed: int = 1,
+    rung: str = "reduced_body",
+    names: str = "",
+    seconds: float = 5.0,
+    draws: int = 500,
+    processes: int = 1,
+    folder: str | None = None,
+) -> dict[str, Any]:
+    """Named figures of `patients` virtual patients by estimator and level of data; `names` separated by commas, empty: all."""
+    chosen = tuple(x.strip() for x in names.split(",") if x.strip()) or registered()
+    unknown = sorted(set(chosen) - set(registered()))
+    if unknown or patients < 1 or seconds <= 0:
+        raise SettingsError(
+            f"estimators {unknown or chosen}, {patients} patients, {seconds} s",
+            expected=f"some of {', '.join(registered())}; at least one patient; a positive time",
+            kind="settings.bench",
+        )
+    options = (rung, chosen, seconds, draws)
+    arguments = {
+        f"{rung}-{'+'.join(chosen)}-{seconds:g}-{draws}-{number}": (number, *options)
+        for number in range(seed * 100_000, seed * 100_000 + patients)
+    }
+    rows = [row for r in by_patient(one_patient, arguments, processes, folder) for row in r["rows"]]
+    return figures(rows, chosen) | {"patients": patients, "seed": seed, "rung": rung, "budget_seconds": seconds}
+
+
+def one_patient(seed: int, name: str, chosen: Sequence[str], seconds: float, draws: int, work: Path) -> dict[str, Any]:
+    """Rows by estimator and level: one for each quantity, or one that says why the estimator refused."""
+    rng = np.random.default_rng([seed, TRUTH])
+    virtual = drawn(seed, rng)
+    rung = virtual.rung(name)
+    prior = population_prior(rung)
+    theta = prior.draws(1, rng)[0]
+    truth = {q: float(d[0]) for q, d in virtual.dose(rung, theta, 1).items()}
+    rows: list[dict[str, Any]] = []
+    for level, times in LEVELS.items():
+        evidence = simulated(virtual.plan(1, times), rung, theta, np.random.default_rng([seed, ERRORS]))
+        target = Target(problem := build_problem(prior, evidence, rung), problem.sd)
+        solves = seconds / _seconds_per_solve(target)
+        for estimator in chosen:
+            options = EFFORT[estimator](solves, target.size) if estimator in EFFORT else {}
+            started = time.process_time()
+            about: dict[str, Any] = {"estimator": estimator, "level": level}
+            try:
+                posterior = assimilate(prior, evidence, rung, estimator, seed=(seed, FIT), n_draws=draws, options=options)
+            except (TwinError, np.linalg.LinAlgError) as error:
+                rows.append(about | {"failed": str(error), "seconds": time.process_time() - started})
+                continue
+            spent = time.process_time() - started
+            rows += _compared(virtual, rung, posterior.draws[:, : len(prior.names)], truth, about | {"seconds": spent})
+    return {"seed": seed, "rows": rows}
+
+
+def _compared(
+    virtual: Virtual, rung: KineticModel, theta: FloatArray, truth: Mapping[str, float], about: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    doses = virtual.dose(rung, theta, 1)
+    return [told_of(q, truth[q], doses[q]) | about for q in QUANTITIES]
+
+
+def _seconds_per_solve(target: Target) -> float:
+    """Processor time of one member in a batch, compiled code warm."""
+    z = 0.5 * np.random.default_rng(0).standard_normal((64, target.size))
+    target.residuals(z)
+    started = time.process_time()
+    target.residuals(z)
+    return max((time.process_time() - started) / len(z), 1e-6)
+
+
+def figures(rows: Sequence[Mapping[str, Any]], chosen: Sequence[str]) -> dict[str, Any]:
+    """By estimator and level: median absolute error, CRPS, coverage and half-width over all quantities, seconds, failures."""
+    told: dict[str, Any] = {"estimators": {}}
+    for name in chosen:
+        by_level = {}
+        for level in LEVELS:
+            mine = [r for r in rows if r["estimator"] == name and r["level"] == level]
+            good = [r for r in mine if "failed" not in r]
+            failures = [r["failed"] for r in mine if "failed" in r]
+            by_level[level] = {"failures": len(failures), "first_failure": failures[0] if failures else None}
+            if good:
+                by_level[level] |= {
+                    "median_abs_error": float(np.median([abs(r["relative_error"]) for r in good])),
+                    "crps": float(np.mean([r["crps"] for r in good])),
+                    "coverage90": float(np.mean([r["covered"] for r in good])),
+                    "halfwidth90_median": float(np.median([r["half_width"] for r in good])),
+                    "seconds": float(np.median([r["seconds"] for r in mine])),
+                }
+        told["estimators"][name] = by_level
+    return told
+
+
+def describe(told: Mapping[str, Any]) -> str:
+    """The table for the terminal."""
+    about = f"{told['patients']} virtual patients, seed {told['seed']}, rung {told['rung']}"
+    lines = [
+        f"{about}, about {told['budget_seconds']:g} s a fit",
+        f"{'estimator':<24}{'data':<6}{'error':>8}{'CRPS':>9}{'cover':>8}{'±90 %':>8}{'s':>8}{'failed':>8}",
+    ]
+    for name, levels in told["estimators"].items():
+        for level, r in levels.items():
+            keys = ("median_abs_error", "crps", "coverage90", "halfwidth90_median", "seconds")
+            cells = "".join(f"{r[k]:>{w}.3f}" for k, w in zip(keys, (8, 9, 8, 8, 8), strict=True)) if "crps" in r else " " * 41
+            lines.append(f"{name:<24}{level:<6}{cells}{r['failures']:>8}")
+    return "\n".join(lines)
