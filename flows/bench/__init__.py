@@ -12,6 +12,7 @@ BENCHES = {
     "assimilate": "flows.bench.assimilate",
     "estimators": "flows.bench.estimators",
     "dose": "flows.bench.dose",
+    "engines": "flows.bench.engines",
     "ladder": "flows.bench.ladder",
     "loop": "flows.bench.loop",
     "lumping": "flows.bench.lumping",
