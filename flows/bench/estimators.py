@@ -93,10 +93,10 @@ def one_patient(seed: int, name: str, chosen: Sequence[str], seconds: float, dra
             try:
                 posterior = assimilate(prior, evidence, rung, estimator, seed=(seed, FIT), n_draws=draws, options=options)
             except (TwinError, np.linalg.LinAlgError) as error:
-                rows.append(about | {"failed": str(error), "seconds": time.process_time() - started})
+                rows.append({**about, "failed": str(error), "seconds": time.process_time() - started})
                 continue
             spent = time.process_time() - started
-            rows += _compared(virtual, rung, posterior.draws[:, : len(prior.names)], truth, about | {"seconds": spent})
+            rows += _compared(virtual, rung, posterior.draws[:, : len(prior.names)], truth, {**about, "seconds": spent})
     return {"seed": seed, "rows": rows}
 
 
@@ -104,7 +104,7 @@ def _compared(
     virtual: Virtual, rung: KineticModel, theta: FloatArray, truth: Mapping[str, float], about: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     doses = virtual.dose(rung, theta, 1)
-    return [told_of(q, truth[q], doses[q]) | about for q in QUANTITIES]
+    return [{**told_of(q, truth[q], doses[q]), **about} for q in QUANTITIES]
 
 
 def _seconds_per_solve(target: Target) -> float:
