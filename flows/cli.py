@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import cli_data, cli_dose, cli_ladder, cli_simulate, cli_site, cli_twin
+from flows import cli_data, cli_design, cli_dose, cli_ladder, cli_simulate, cli_site, cli_twin
 from tdt_core.errors import ConflictError, InputError, TwinError
 
 EXIT_FAILED, EXIT_USAGE, EXIT_REFUSED, EXIT_NO, EXIT_CONFLICT, EXIT_INTERRUPTED = 1, 2, 3, 4, 5, 130
@@ -58,6 +58,7 @@ cli_dose.register(app)
 cli_simulate.register(app)
 cli_twin.register(app)
 cli_ladder.register(app)
+cli_design.register(app)
 cli_site.register(app)
 
 

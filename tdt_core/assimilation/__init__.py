@@ -1,6 +1,7 @@
 """Re-estimation of the twin's parameters from each cycle's data: priors, one problem object, estimators, evolution."""
 
 from tdt_core.assimilation.descent import LADDER_NAME, assimilate_on, poorly_fitted, rungs_of
+from tdt_core.assimilation.designing import Worth, design
 from tdt_core.assimilation.estimators import assimilate, estimators, register
 from tdt_core.assimilation.evolution import (
     Transition,
@@ -20,10 +21,12 @@ __all__ = [
     "Prior",
     "Problem",
     "Transition",
+    "Worth",
     "adapt",
     "assimilate",
     "assimilate_on",
     "build_problem",
+    "design",
     "estimators",
     "evolve",
     "next_prior",

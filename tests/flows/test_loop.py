@@ -16,6 +16,7 @@ from loop_case import CANARY, fingerprint, new_site, only_cycle, write_patient
 
 from flows.bench.loop import forecast_scores
 from flows.chain import refit, replay, run_chain, without_imageless_start
+from flows.cli import main
 from flows.site import Site, open_site
 from flows.truth import KINDS, errors, read_truth
 from storage.intake import CycleIntake, Intake
@@ -232,6 +233,7 @@ def _killed_run(home: Path, vault: Path, inbox: Path, after: int) -> int:
 import os, signal
 from pathlib import Path
 from flows import progress
+from flows.cli import main
 from flows.chain import run_chain
 from flows.settings import load_settings
 from flows.site import open_site
@@ -285,3 +287,13 @@ def test_no_canary_of_an_identity_field_reaches_the_home_or_its_pages(tmp_path):
     assert leaks == []
     names = [str(p.relative_to(site.home.root)) for p in site.home.root.rglob("*")]
     assert not any(CANARY in name for name in names)
+
+
+def test_the_newest_state_says_which_scans_of_the_next_cycle_would_tell_most(run, capsys):
+    site, outcome = run
+    capsys.readouterr()
+    assert main(["--home", str(site.settings.home), "design", outcome["pid"], "--scans", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "Cycle 3" in said
+    assert "variance removed" in said
+    assert "(the least telling)" in said

@@ -1,0 +1,123 @@
+"""Laws of the choice of measurements: closed form, more is never worse, shared errors, known nuisances, refusals."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from tdt_core.assimilation import Prior, assimilate, build_problem, population_prior
+from tdt_core.assimilation.designing import design
+from tdt_core.assimilation.experiment import simulated
+from tdt_core.errors import EstimationError
+from tdt_core.kinetics import rung_for
+from tdt_core.twin import Administration, ErrorBudget, Evidence, Patient, Region, RegionActivity
+
+REGIONS = (
+    Region("kidney_left", "kidneys", "64033007", "left", volume_ml=160.0, mass_g=168.0),
+    Region("lesion/L1", "lesions", "52988006", tracking_id="L1", volume_ml=12.0, mass_g=12.5),
+)
+GIVEN = Administration(0.0, "Lu-177-PSMA-617", "PSMA-617", "Lu-177", 7400.0, amount_nmol=90.0)
+BUDGET = ErrorBudget(counts=0.03, calibration=0.04, partial_volume=0.05, segmentation=0.03, registration=0.02)
+
+
+def scan(hours, regions=REGIONS, camera="camera", budget=BUDGET):
+    data = tuple(RegionActivity(r.name, hours, 1.0, 1.0, 1.0, budget, f"s{hours}", "SPECT", "Lu-177", camera) for r in regions)
+    return Evidence(1, Patient("p1", "male", 70.0, 175.0, 80.0), (GIVEN,), REGIONS, data)
+
+
+@pytest.fixture(scope="module")
+def rung():
+    return rung_for("sum_of_exponentials", "PSMA-617", REGIONS)
+
+
+@pytest.fixture(scope="module")
+def kidney(rung):
+    return lambda theta: rung.time_integrated_activity(theta, GIVEN)[:, 0]
+
+
+def only_uptake(rung):
+    prior = population_prior(rung)
+    uptake = np.array([name.endswith("uptake_per_ml") for name in prior.names])
+    return dataclasses.replace(
+        prior, covariance=prior.covariance * np.outer(uptake, uptake) + np.diag(np.where(uptake, 0.0, 1e-12))
+    )
+
+
+def test_where_all_is_linear_the_sd_that_is_left_is_that_of_the_kalman_update(rung, kidney):
+    prior = only_uptake(rung)
+    found = design(prior, {"24 h": scan(24.0)}, kidney, model=rung, n_draws=20_000)[0]
+    problem = build_problem(prior, scan(24.0), rung)
+    h, p = problem.jacobian(problem.mean), problem.factor @ problem.factor.T
+    s = h @ p @ h.T + np.diag(problem.sd**2)
+    left = p - p @ h.T @ np.linalg.solve(s, h @ p)
+    assert found.sd_before == pytest.approx(np.sqrt(p[0, 0]), rel=0.02)
+    assert found.sd_after == pytest.approx(np.sqrt(left[0, 0]), rel=0.02)
+    assert found.reduction == pytest.approx(1 - left[0, 0] / p[0, 0], abs=0.005)
+
+
+def test_two_scans_are_worth_more_than_either_and_less_than_both_together(rung, kidney):
+    offered = {f"{t} h": scan(float(t)) for t in (4, 24, 72, 168)}
+    prior = population_prior(rung)
+    one = {w.names[0]: w for w in design(prior, offered, kidney, model=rung)}
+    for pair in design(prior, offered, kidney, model=rung, size=2):
+        a, b = (one[n] for n in pair.names)
+        assert pair.sd_after < min(a.sd_after, b.sd_after) * 1.01
+        assert 0 < pair.reduction < a.reduction + b.reduction
+
+
+def test_another_scan_at_once_is_worth_less_than_one_that_sees_another_phase(rung, kidney):
+    offered = {"24 h": scan(24.0), "25 h": scan(25.0), "100 h": scan(100.0)}
+    best = design(population_prior(rung), offered, kidney, model=rung, always=["24 h"])
+    assert [w.names[1] for w in best] == ["100 h", "25 h"]
+    assert all(w.names[0] == "24 h" for w in best)
+
+
+def test_a_scan_of_another_region_tells_little_and_of_none_nothing(rung, kidney):
+    offered = {"kidney": scan(72.0, REGIONS[:1]), "lesion": scan(72.0, REGIONS[1:])}
+    kidney_scan, lesion_scan = design(population_prior(rung), offered, kidney, model=rung)
+    assert kidney_scan.names == ("kidney",)
+    assert lesion_scan.reduction < 0.01 < kidney_scan.reduction
+
+
+def test_the_same_camera_is_worth_less_where_its_calibration_is_already_known(rung, kidney):
+    """The error of another camera is independent of the first one, so it tells of the level, which the same cannot."""
+    loose = dataclasses.replace(BUDGET, calibration=0.3)
+    plan = scan(72.0, budget=loose)
+    evidence = simulated(plan, rung, population_prior(rung).mean, np.random.default_rng(1))
+    posterior = assimilate(population_prior(rung), evidence, rung)
+    offered = {"same": scan(24.0, budget=loose), "other": scan(24.0, camera="another", budget=loose)}
+    worth = {w.names[0]: w.reduction for w in design(posterior, offered, kidney, model=rung)}
+
+    assert worth["other"] > worth["same"] + 0.05
+
+
+def test_the_ranking_holds_up_against_fits(rung, kidney):
+    """The best pair leaves less spread after real fits than the worst one."""
+    prior = population_prior(rung)
+    pairs = design(prior, {f"{t} h": scan(float(t)) for t in (2, 24, 72, 168)}, kidney, model=rung, size=2)
+    left = {}
+    for pair in (pairs[0], pairs[-1]):
+        spreads = []
+        for seed in range(12):
+            rng = np.random.default_rng(seed)
+            theta = prior.draws(1, rng)[0]
+            data = tuple(d for name in pair.names for d in scan(float(name.split()[0])).activities)
+            evidence = simulated(dataclasses.replace(scan(2.0), activities=data), rung, theta, rng)
+            fit = assimilate(prior, evidence, rung)
+            spreads.append(np.log(kidney(fit.draws[:, : len(prior.names)])).std())
+        left[pair.names] = np.mean(spreads)
+    assert left[pairs[0].names] < left[pairs[-1].names]
+    assert left[pairs[0].names] == pytest.approx(pairs[0].sd_after, rel=0.3)
+
+
+@pytest.mark.parametrize(("offered", "size", "always"), [({}, 1, ()), ({"a": scan(4.0)}, 2, ()), ({"a": scan(4.0)}, 1, ("b",))])
+def test_more_than_there_is_cannot_be_chosen(rung, kidney, offered, size, always):
+    with pytest.raises(EstimationError, match="candidates"):
+        design(population_prior(rung), offered, kidney, model=rung, size=size, always=always)
+
+
+def test_a_quantity_must_be_positive(rung):
+    prior = population_prior(rung)
+    with pytest.raises(EstimationError, match="positive"):
+        design(prior, {"a": scan(4.0)}, lambda theta: theta[:, 0] * 0.0, model=rung)
+    assert isinstance(prior, Prior)
