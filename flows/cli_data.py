@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -137,6 +139,10 @@ def phantom(
         Path | None,
         typer.Option(help="Folder of a real labelled volume: ct.nii.gz, labels.nii.gz, labels.json, or Interfile."),
     ] = None,
+    images: Annotated[
+        str, typer.Option(help="fast (blur and noise in the image) or physical (projections, counts, OSEM; minutes).")
+    ] = "fast",
+    noise: Annotated[str, typer.Option(help="Of fast SPECT images: assumed, or physical_chain as measured.")] = "assumed",
     as_json: AsJson = False,
 ) -> None:
     """Make a digital reference patient: the files a clinic would have, and the truth beside them."""
@@ -152,14 +158,21 @@ def phantom(
         pet=pet,
         variant=variant,  # type: ignore[arg-type]
         product=product,
+        images=images,  # type: ignore[arg-type]
+        noise=noise,  # type: ignore[arg-type]
     )
     labelled = None
     if anatomy is not None:
         from storage.anatomy_files import read_anatomy
 
         labelled = read_anatomy(resolved(anatomy))
-    with progress.shown(), progress.step(f"reference patient {seed}: {cycles} cycles"):
-        inbox = write_reference_patient(resolved(out), reference_patient(settings, labelled), real_world=real_world)
+    with (
+        progress.shown(),
+        progress.step(f"reference patient {seed}: {cycles} cycles"),
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+    ):
+        reference = reference_patient(settings, labelled, map=pool.map)
+        inbox = write_reference_patient(resolved(out), reference, real_world=real_world)
     if as_json:
         print_json({"inbox": str(inbox), "truth": str(inbox.parent / "truth" / "truth.json")})
     else:

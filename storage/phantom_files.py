@@ -50,6 +50,7 @@ _ZONES_MIN = (0, 60, 120, -300, 330)
 # main photopeak of therapy nuclides and a 20 % window around it, keV: assumed camera settings
 _PHOTOPEAK_KEV = {"Lu-177": 208.37, "I-131": 364.49}
 _HALF_WIDTH = 0.1
+_DEFAULT_IMAGES = (("images", "fast"), ("noise", "assumed"))
 
 
 class Anatomy(Protocol):
@@ -161,7 +162,8 @@ def _clinic(reference: Reference) -> _Clinic:
     day, zone = int.from_bytes(raw[:4], "big") % _DAYS, _ZONES_MIN[raw[4] % len(_ZONES_MIN)]
     origin = (_FIRST_DAY + timedelta(days=day, hours=9, minutes=raw[5] % 120)).replace(tzinfo=timezone(timedelta(minutes=zone)))
     birth = (origin - timedelta(days=patient.age_y * 365.25)).date()
-    key = digest([settings, reference.anatomy.source])
+    said = {k: v for k, v in to_plain(settings).items() if (k, v) not in _DEFAULT_IMAGES}  # names from before these settings
+    key = digest([said, reference.anatomy.source])
     number = f"{settings.seed:04d}"
     identity = PhantomIdentity(f"PHANTOM-{number}-{key[:4].upper()}", f"PHANTOM^{number}", birth, patient)
     return _Clinic(identity, origin, key)

@@ -18,6 +18,7 @@ BENCHES = {
     "lumping": "flows.bench.lumping",
     "population": "flows.bench.population",
     "solver": "flows.bench.solver",
+    "spect": "flows.bench.spect",
 }
 """Name -> module with `run(**options) -> dict of named figures` and `describe(figures) -> str`."""
 

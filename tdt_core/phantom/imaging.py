@@ -18,13 +18,14 @@ from scipy import ndimage
 
 from tdt_core.phantom.activity import IMAGES
 from tdt_core.phantom.anatomy import UInt8
-from tdt_core.phantom.draws import draw, stream
+from tdt_core.phantom.draws import draw, rows, stream
 from tdt_core.phantom.shapes import Grid
 from tdt_core.twin import CalibrationRecord
 
 FloatArray = npt.NDArray[np.float64]
 Float32 = npt.NDArray[np.float32]
 SIGMA_PER_FWHM = 1.0 / 2.354820045
+PHYSICAL = "phantom_images_physical.csv"
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,26 @@ class Scanner:
     settings: dict[str, float]
 
 
-def scanner(seed: int, kind: str, nuclide: str) -> Scanner:
-    """The SPECT or PET system of a patient; truth = record x (1 + sd z) with the sds that the record states."""
+def scanner(
+    seed: int, kind: str, nuclide: str, images: str = "fast", noise: str = "assumed", voxel_mm: float | None = None
+) -> Scanner:
+    """The SPECT or PET system of a patient; truth = record x (1 + sd z) with the sds that the record states.
+
+    `images` physical: the record's widths are those measured on the chain at this voxel edge, with the record's errors. `noise`
+    physical_chain: the fast mode's noise follows the covariance measured on the chain.
+    """
     rng = stream(seed, "calibration", 0 if kind == "spect" else 1)
     v = {name.split(".", 1)[1]: x for name, x in draw(IMAGES, rng).items() if name.startswith(f"{kind}.")}
     sensitivity, fwhm = round(v["sensitivity"], 3), round(v["fwhm"], 2)
     z = np.clip(rng.standard_normal(2), -2.5, 2.5)
     spect = kind == "spect"
+    if spect and noise == "physical_chain":
+        v |= {name: row.parameter.value for name, row in rows(PHYSICAL).items() if name.startswith("noise_")}
+    true_fwhm, profile = fwhm * (1 + v["fwhm_rel_sd"] * float(z[1])), _profile(seed, fwhm, v) if spect else ()
+    if spect and images == "physical" and voxel_mm is not None:
+        widths = physical_widths(voxel_mm)
+        true_fwhm = widths[1][1]
+        fwhm, profile = round(true_fwhm / (1 + v["fwhm_rel_sd"] * float(z[1])), 2), _measured(seed, widths, v)
     record = CalibrationRecord(
         device="PHANTOM-SPECT-1" if spect else "PHANTOM-PET-1",
         energy_window="208 keV 20 %" if spect else "511 keV",
@@ -56,10 +70,10 @@ def scanner(seed: int, kind: str, nuclide: str) -> Scanner:
         resolution_rel_sd=v["fwhm_rel_sd"],
         date="2026-01-15",
         source="digital reference patient: drawn record; the truth differs from it by its stated sd",
-        resolution_by_radius_mm=_profile(seed, fwhm, v) if spect else (),
+        resolution_by_radius_mm=profile,
     )
     true_sensitivity = sensitivity * (1 + v["sensitivity_rel_sd"] * float(z[0]))
-    return Scanner(record, true_sensitivity, fwhm * (1 + v["fwhm_rel_sd"] * float(z[1])), v)
+    return Scanner(record, true_sensitivity, true_fwhm, v)
 
 
 PROFILE_RADII_MM = (0.0, 100.0, 200.0)
@@ -71,6 +85,25 @@ def _profile(seed: int, fwhm_mm: float, settings: dict[str, float]) -> tuple[tup
     at = 1 + settings["fwhm_radial_slope"] * (np.array(PROFILE_RADII_MM) / 200.0 - 0.5)
     widths = fwhm_mm * at * (1 + settings["fwhm_profile_rel_sd"] * z)
     return tuple((r, round(float(w), 1)) for r, w in zip(PROFILE_RADII_MM, widths, strict=True))
+
+
+def physical_widths(voxel_mm: float) -> tuple[tuple[float, float], ...]:
+    """(radius, FWHM) of the physical chain at a voxel edge: between the tabled edges linear, beyond them the nearest."""
+    table = {tuple(n.split("_")[1:]): r.parameter.value for n, r in rows(PHYSICAL).items() if n.startswith("fwhm.")}
+    by_radius: dict[float, dict[float, float]] = {}
+    for (edge, radius), value in table.items():
+        by_radius.setdefault(float(radius), {})[float(edge.removesuffix(".radius"))] = value
+    return tuple((r, float(np.interp(voxel_mm, list(at), list(at.values())))) for r, at in by_radius.items())
+
+
+def _measured(
+    seed: int, widths: tuple[tuple[float, float], ...], settings: dict[str, float]
+) -> tuple[tuple[float, float], ...]:
+    """The chain's widths as a record states them: each with its own measuring error, rounded to 0.1 mm."""
+    z = stream(seed, "calibration", 2).standard_normal(len(widths))
+    return tuple(
+        (r, round(w * (1 + settings["fwhm_profile_rel_sd"] * float(e)), 1)) for (r, w), e in zip(widths, z, strict=True)
+    )
 
 
 def motion(grid: Grid, shift_mm: FloatArray, rotation_deg: FloatArray) -> FloatArray:
@@ -170,14 +203,17 @@ def blur(image: Float32, fwhm_mm: float, spacing_mm: float, slope: float, tail_s
     return out
 
 
-def noise_field(rng: np.random.Generator, shape: tuple[int, int, int], fwhm_mm: float, spacing_mm: float) -> Float32:
-    """Gaussian field of unit variance with the correlation of a Gaussian filter of this FWHM."""
-    sigma = fwhm_mm * SIGMA_PER_FWHM / spacing_mm
+def noise_field(
+    rng: np.random.Generator, shape: tuple[int, int, int], fwhm_mm: float, spacing_mm: float, fwhm_z_mm: float | None = None
+) -> Float32:
+    """Gaussian field of unit variance with the correlation of a Gaussian filter of this FWHM; along z of its own if given."""
+    widths = (fwhm_mm if fwhm_z_mm is None else fwhm_z_mm, fwhm_mm, fwhm_mm)
+    sigma = tuple(w * SIGMA_PER_FWHM / spacing_mm for w in widths)
     field = ndimage.gaussian_filter(rng.standard_normal(shape, dtype=np.float32), sigma, mode="wrap", truncate=4.0)
     return np.asarray(field / field.std(), np.float32)
 
 
-def add_noise(expected: Float32, density: Float32, noise_density: float, cap: float, z: Float32) -> Float32:
+def add_noise(expected: Float32, density: Float32, noise_density: float | Float32, cap: float, z: Float32) -> Float32:
     """expected x exp(s z - s^2/2), s^2 = ln(1 + noise_density / density), s <= cap. Where nothing is expected, nothing is."""
     ratio = noise_density / np.maximum(density, np.float32(1e-12))
     s = np.minimum(np.sqrt(np.log1p(ratio)), np.float32(cap))
@@ -190,8 +226,13 @@ def spect_counts(activity_mbq: Float32, grid: Grid, device: Scanner, duration_s:
     expected = activity_mbq * np.float32(device.true_sensitivity * duration_s)
     expected = blur(expected, device.true_fwhm_mm, spacing, v["fwhm_radial_slope"], v["tail_share"], v["tail_fwhm"])
     density = gaussian(expected, v["noise_reach_fwhm"], spacing) / np.float32(8 * grid.voxel_ml)
-    z = noise_field(rng, grid.scan_shape, v["noise_fwhm"], spacing)
-    return add_noise(expected, density, v["noise_density"], v["noise_sigma_cap"], z)
+    z = noise_field(rng, grid.scan_shape, v["noise_fwhm"], spacing, v.get("noise_fwhm_z"))
+    noise_density: float | Float32 = v["noise_density"]
+    if "noise_density_slope" in v:  # measured: noisier near the detector, where the resolution is finer
+        y, x = ((np.arange(n) - (n - 1) / 2) * spacing for n in grid.scan_shape[1:])
+        rise = v["noise_density_slope"] * np.hypot(y[:, None], x[None, :])
+        noise_density = np.asarray(v["noise_density"] + rise, np.float32)
+    return add_noise(expected, density, noise_density, v["noise_sigma_cap"], z)
 
 
 def pet_image(activity_mbq: Float32, grid: Grid, device: Scanner, rng: np.random.Generator) -> Float32:

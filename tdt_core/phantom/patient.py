@@ -21,6 +21,11 @@ from tdt_core.phantom.imaging import Scanner, bin_to_scan, ct_image, motion, pet
 from tdt_core.phantom.labelled import anatomy_from_labels
 from tdt_core.phantom.labs import LabHistory, lab_values
 from tdt_core.phantom.physiology import Body, draw_body
+from tdt_core.phantom.spect.attenuation import of_tissues
+from tdt_core.phantom.spect.camera import camera
+from tdt_core.phantom.spect.projector import Mapper
+from tdt_core.phantom.spect.sampling import place
+from tdt_core.phantom.spect.scan import physical_counts
 from tdt_core.phantom.truth import cycle_truth, dose_maps
 from tdt_core.phantom.types import PRODUCTS, LabelledAnatomy, PhantomCycle, PhantomScan, PhantomSettings
 from tdt_core.twin import CalibrationRecord, LabResult, Lesion, Patient
@@ -37,6 +42,7 @@ class _Scene:
         self.labels: UInt8 = patient.anatomy.with_lesions(run.physiology.volumes_ml)
         self.texture = texture(patient.anatomy, self.labels, patient.texture_field)
         self.hu = patient.anatomy.hu(self.labels)
+        self.anatomy = patient.anatomy
         self.structures = patient.anatomy.structures()
         count = np.bincount(self.labels.ravel(), minlength=len(self.structures)).astype(float)
         count[0] = 0.0
@@ -46,6 +52,11 @@ class _Scene:
         bladder = next((s.code for s in self.structures if s.name == "bladder" and self.volumes_ml[s.code] > 0), None)
         given = run.administration
         self.curves: Curves = curves(run.course, share, bladder, half_life_h(given.nuclide), given.net_activity_mbq)
+
+    @cached_property
+    def mu_per_mm(self) -> npt.NDArray[np.float32]:
+        """True attenuation of the half voxels at the camera's peak."""
+        return of_tissues(self.anatomy, self.labels, self.structures, camera().energy_kev)
 
 
 class ReferencePatient:
@@ -59,16 +70,23 @@ class ReferencePatient:
     """
 
     def __init__(
-        self, settings: PhantomSettings, body: Body, anatomy: Anatomy, decide: Decide | None = None, dose_engine: str = "kernel"
+        self,
+        settings: PhantomSettings,
+        body: Body,
+        anatomy: Anatomy,
+        decide: Decide | None = None,
+        dose_engine: str = "kernel",
+        map: Mapper = map,
     ) -> None:
         self.settings, self.body, self.anatomy = settings, body, anatomy
-        self._decide, self._dose_engine = decide, dose_engine
+        self._decide, self._dose_engine, self._map = decide, dose_engine, map
         self._activities: dict[int, float] = {}
         self._asked: dict[int, float | None] = {}
         self._chain = Chain(settings, body, self._given)
         self._kernels: dict[str, Any] = {}
         _, nuclide, _, _, pet_nuclide = PRODUCTS[settings.product]
-        self.spect: Scanner = scanner(settings.seed, "spect", nuclide)
+        voxel_mm = 2 * anatomy.grid.spacing_mm
+        self.spect: Scanner = scanner(settings.seed, "spect", nuclide, settings.images, settings.noise, voxel_mm)
         self.pet_scanner: Scanner = scanner(settings.seed, "pet", pet_nuclide)
 
     @property
@@ -225,17 +243,27 @@ class ReferencePatient:
         duration_h = duration_s / 3600.0
         activity = scene.curves.mean_activity(wait_h, duration_h) if spect else scene.curves.activity(wait_h)
         inside = np.asarray(activity)[: len(scene.structures)]
-        binned, mean_hu = bin_to_scan(grid, scene.labels, scene.texture, scene.hu, inside, motion(grid, shift, turn))
+        moved = motion(grid, shift, turn)
+        binned, mean_hu = bin_to_scan(grid, scene.labels, scene.texture, scene.hu, inside, moved)
         rng = stream(seed, "image", run.number, n)
         device = self.spect if spect else self.pet_scanner
-        image = spect_counts(binned, grid, device, duration_s, rng) if spect else pet_image(binned, grid, device, rng)
+        noise_hu = rows(IMAGES)["ct.noise"].parameter.value
+        if spect and self.settings.images == "physical":
+            ct_hu = ct_image(mean_hu, noise_hu, rng)
+            fine, mu = place(grid, scene.labels, scene.texture, scene.mu_per_mm, inside, moved)
+            half_life = half_life_h(run.administration.nuclide)
+            sensitivity, voxel_mm = device.true_sensitivity, 2 * grid.spacing_mm
+            image = physical_counts(fine, mu, ct_hu, voxel_mm, camera(), sensitivity, duration_s, half_life, rng, self._map)
+        else:
+            image = spect_counts(binned, grid, device, duration_s, rng) if spect else pet_image(binned, grid, device, rng)
+            ct_hu = ct_image(mean_hu, noise_hu, rng)
         name = f"C{run.number}-T{n}" if spect else "C0-PET"
         return PhantomScan(
             name=name,
             modality="SPECT" if spect else "PET",
             image=image,
             unit="counts" if spect else "MBq/mL",
-            ct_hu=ct_image(mean_hu, rows(IMAGES)["ct.noise"].parameter.value, rng),
+            ct_hu=ct_hu,
             affine=grid.scan_affine,
             frame_of_reference=name,
             time_h=round(run.administration.time_h + wait_h, 4),
@@ -266,6 +294,7 @@ def reference_patient(
     anatomy: LabelledAnatomy | None = None,
     decide: Decide | None = None,
     dose_engine: str = "kernel",
+    map: Mapper = map,
 ) -> ReferencePatient:
     """A complete patient from a seed.
 
@@ -275,6 +304,7 @@ def reference_patient(
     anatomy : a real patient's CT and region map in place of the drawn anatomy; kinetics are assigned to its regions.
     decide : `decide(k)` -> activity (MBq) of therapy k, or None for the standard one; asked once, just before cycle k.
     dose_engine : engine of the true dose at half voxels.
+    map : spreads the angles of physical images over threads; images do not depend on it.
 
     Raises
     ------
@@ -284,11 +314,11 @@ def reference_patient(
     if anatomy is None:
         sex = "male" if settings.ligand.startswith("PSMA") or stream(settings.seed, "body", 1).random() < 0.5 else "female"
         body = draw_body(settings.seed, sex, variant=settings.variant)
-        return ReferencePatient(settings, body, draw_anatomy(settings.seed, settings.matrix, body), decide, dose_engine)
+        return ReferencePatient(settings, body, draw_anatomy(settings.seed, settings.matrix, body), decide, dose_engine, map)
     if settings.variant != "standard":
         raise ModelError(
             f"variant {settings.variant!r} with a real anatomy", expected="the standard variant", kind="model.phantom"
         )
     body = draw_body(settings.seed, anatomy.sex, n_lesions=0)
     made, body = anatomy_from_labels(anatomy, settings.matrix, body)
-    return ReferencePatient(settings, body, made, decide, dose_engine)
+    return ReferencePatient(settings, body, made, decide, dose_engine, map)

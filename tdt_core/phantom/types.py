@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,8 @@ from tdt_core.twin import CalibrationRecord, LabResult, Lesion, Schedule
 
 FloatArray = npt.NDArray[np.float64]
 Variant = Literal["standard", "one_kidney", "no_spleen"]
+Images = Literal["fast", "physical"]
+Noise = Literal["assumed", "physical_chain"]
 
 PRODUCTS: Mapping[str, tuple[str, str, str, str, str]] = {
     "Lu-177-PSMA-617": ("PSMA-617", "Lu-177", "Ga-68-PSMA-11", "PSMA-11", "Ga-68"),
@@ -42,6 +44,8 @@ class PhantomSettings:
     product : a key of `PRODUCTS`.
     standard_activity_mbq : what a cycle gets when nobody decides otherwise.
     interval_h : planned time between therapies.
+    images : fast (SPECT blurred and made noisy in the image) | physical (projections, counts, reconstruction).
+    noise : of fast SPECT images: assumed | physical_chain (SD and correlation measured on physical ones).
     """
 
     seed: int = 1
@@ -53,6 +57,8 @@ class PhantomSettings:
     product: str = "Lu-177-PSMA-617"
     standard_activity_mbq: float = 7400.0
     interval_h: float = 1008.0
+    images: Images = "fast"
+    noise: Noise = "assumed"
 
     def __post_init__(self) -> None:
         checks = (
@@ -61,6 +67,8 @@ class PhantomSettings:
             ("matrix", 32 <= self.matrix <= 128 and self.matrix % 2 == 0, "even, 32 to 128 (64 to 128 for use, 32 for tests)"),
             ("time_points", self.time_points in (3, 4), "3 or 4"),
             ("variant", self.variant in ("standard", "one_kidney", "no_spleen"), "standard, one_kidney or no_spleen"),
+            ("images", self.images in get_args(Images), f"one of {get_args(Images)}"),
+            ("noise", self.noise in get_args(Noise), f"one of {get_args(Noise)}"),
             ("product", self.product in PRODUCTS, f"one of {sorted(PRODUCTS)}"),
             ("standard_activity_mbq", self.standard_activity_mbq > 0, "> 0"),
             ("interval_h", self.interval_h >= 336, ">= 336 h, since a cycle starts without activity from the one before"),
