@@ -10,9 +10,10 @@ from tdt_core.errors import SettingsError
 
 BENCHES = {
     "assimilate": "flows.bench.assimilate",
-    "estimators": "flows.bench.estimators",
+    "credible": "flows.bench.credible",
     "dose": "flows.bench.dose",
     "engines": "flows.bench.engines",
+    "estimators": "flows.bench.estimators",
     "ladder": "flows.bench.ladder",
     "loop": "flows.bench.loop",
     "lumping": "flows.bench.lumping",

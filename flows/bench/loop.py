@@ -10,7 +10,7 @@ import resource
 import shutil
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from flows.bench.resumable import by_patient
 from flows.truth import KINDS, errors, kind_of, read_truth
 
 VARIANTS = ("standard", "standard", "standard", "one_kidney", "no_spleen")
+Look = Callable[[Any, Any, Path], Any]
 ORGANS = {organ for organs in KINDS.values() for organ in organs}
 
 
@@ -48,8 +49,13 @@ def run(
     return figures(results) | {"patients": patients, "seed": seed, "wall_seconds": time.perf_counter() - started}
 
 
-def one_patient(seed: int, variant: str, cycles: int, matrix: int, model: str | None, work: Path) -> dict[str, Any]:
-    """Write a reference patient, run the loop on its files, compare every state with the truth."""
+def one_patient(
+    seed: int, variant: str, cycles: int, matrix: int, model: str | None, work: Path, look: Look | None = None
+) -> dict[str, Any]:
+    """Write a reference patient, run the loop on its files, compare every state with the truth.
+
+    `look(site, state, folder of the cycle's true maps)` gives plain data on a treated state, kept as `looks`.
+    """
     from flows.chain import run_chain
     from flows.settings import load_settings
     from flows.site import open_site
@@ -67,9 +73,12 @@ def one_patient(seed: int, variant: str, cycles: int, matrix: int, model: str | 
         states = [site.store.load(s) for s in run_chain(site, folder / "patient" / "inbox")["states"]]
         seconds = (time.perf_counter() - started) / max(len(states), 1)
         rows = [dict(row, cycle=s.cycle) for s in states if s.cycle > 0 for row in errors(s, truth[s.cycle])]
+        true_maps = folder / "patient" / "truth"
+        looks = [] if look is None else [look(site, s, true_maps / f"cycle-{s.cycle}") for s in states if s.cycle > 0]
         return {
             "seed": seed,
             "variant": variant,
+            "looks": looks,
             "completed": len([s for s in states if s.cycle > 0]) == cycles,
             "rows": rows,
             "forecasts": [score for s in states if s.cycle == 1 for score in forecast_scores(s, truth[2])],

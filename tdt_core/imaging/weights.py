@@ -17,12 +17,13 @@ from scipy import ndimage
 
 from tdt_core.errors import InputError
 from tdt_core.imaging.error_budget import correlation_volume_ml
-from tdt_core.imaging.partial_volume import compartments, spreads
+from tdt_core.imaging.partial_volume import compartments, means, spreads, transfer_matrix
 from tdt_core.imaging.quantification import REST, CycleImages
 from tdt_core.imaging.resampling import fractions_on
 from tdt_core.imaging.resolution import SIGMA_PER_FWHM, Resolution
 from tdt_core.imaging.volume import LabelVolume
 from tdt_core.parameters import packaged_table
+from tdt_core.reproducible import one_blas_thread
 
 Float32 = npt.NDArray[np.float32]
 FloatArray = npt.NDArray[np.float64]
@@ -108,6 +109,7 @@ def _summed(images: CycleImages, fwhm: float) -> tuple[Float32, Float32]:
     return total, variance / np.maximum(smooth, floor) ** 2
 
 
+@one_blas_thread
 def _sharpened(images: CycleImages, total: Float32, resolution: Resolution) -> Float32:
     """The summed image corrected voxel by voxel for what crosses the borders of regions."""
     p = packaged_table("imaging_parameters.csv")
@@ -120,13 +122,10 @@ def _sharpened(images: CycleImages, total: Float32, resolution: Resolution) -> F
     masks = fractions_on(regions, images.ct_hu)
     parts = compartments(masks, images.body.astype(np.float32), images.spacing_mm, resolution.fwhm_mm)
     blurred = spreads(parts, resolution)
-    hours = time_weights_h([s.time_h for s in images.registered])
-    mean = float(total[images.body].mean())
-    least = p.value("weights.least_concentration") * mean
-    level = {
-        name: sum(dt * s.concentration_mbq_ml.get(name, mean) for dt, s in zip(hours, images.registered, strict=True))
-        for name in parts.names
-    }
+    least = p.value("weights.least_concentration") * float(total[images.body].mean())
+    # of the summed image itself: scans may cut a small region's core differently on their own grids
+    solved = np.linalg.solve(transfer_matrix(parts, blurred), means(parts, total))
+    level = dict(zip(parts.names, solved.tolist(), strict=True))
     out = total
     for _ in range(int(p.value("weights.iterations"))):
         flat, seen = np.zeros(total.shape, np.float32), np.zeros(total.shape, np.float32)

@@ -209,6 +209,16 @@ def test_a_uniform_region_gets_nearly_uniform_weights_and_the_halo_leaves_the_re
     assert np.quantile(sharp / np.median(sharp), 0.99) < 0.5 * np.quantile(raw / np.median(raw), 0.99)
 
 
+def test_weights_do_not_depend_on_how_a_scan_cut_a_region_into_rind_and_core() -> None:
+    im = images()
+    uncut = [
+        replace(s, concentration_mbq_ml={k: v for k, v in s.concentration_mbq_ml.items() if not k.startswith("core/")})
+        for s in im.registered
+    ]
+    assert any(len(a.concentration_mbq_ml) < len(b.concentration_mbq_ml) for a, b in zip(uncut, im.registered, strict=True))
+    assert np.array_equal(voxel_weights(replace(im, registered=tuple(uncut))).array, voxel_weights(im).array)
+
+
 def test_draws_of_weights_are_reproducible_valid_and_as_wide_as_they_say() -> None:
     im = images()
     one, two = weight_draws(im, 4, (3, 1)), weight_draws(im, 4, (3, 1))
