@@ -18,7 +18,7 @@ import xarray as xr
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from flows.report import figures, pictures, sections, style, volumes
+from flows.report import figures, organs, pictures, sections, style, volumes
 from tdt_core.twin import Decision, TwinState
 
 BANNER = "Research use only. Not a medical device: nothing here may decide a patient's treatment."
@@ -51,7 +51,7 @@ def render_report(
     """
     css = style_sheet()
     summary = state.summary
-    organs, lesions = sections.dose_rows(state)
+    organ_doses, lesions = sections.dose_rows(state)
     context = {
         "banner": BANNER,
         "css": Markup(css),
@@ -63,8 +63,9 @@ def render_report(
         "verdict": sections.verdict(state, decision),
         "tiles": sections.tiles(state),
         "administration": sections.administration(state),
-        "organs": organs,
+        "organs": organ_doses,
         "lesion_doses": lesions,
+        "organ_level": organs.organ_level(state),
         "limits": _limits(state),
         "cycles": sections.cycle_table(state),
         "curves": _curves(state, log_y=False),

@@ -79,6 +79,33 @@ def test_earlier_therapies_and_their_part_of_the_sum_are_shown(state: TwinState,
     assert kidneys["total"]["mean"] == pytest.approx(sum(q["mean"] for q in kidneys["cycles"]) + 5.0)
 
 
+def test_organ_level_stands_beside_voxel_level_with_its_reason_and_the_method_of_marrow(state: TwinState, page: str) -> None:
+    text, level = text_of(page), state.summary["organ_level"]
+    table = text[text.index("Organ level beside voxel level") :]
+    for row in level["rows"]:
+        assert sections.name_of(row["region"]) in table
+    assert "−7.0 %" in table
+    assert "Self-dose: activity is uneven" in table
+    assert "Left kidney, medulla" in table
+    assert "Red marrow by image (activity in the segmented marrow)" in text
+    assert "most of it from the rest of the body (0.02" in text
+    assert "No blood samples are in the evidence" in text
+
+
+def test_marrow_by_blood_shows_its_ratio(state: TwinState, dose: xr.Dataset) -> None:
+    level = state.summary["organ_level"]
+    blood = {**level, "marrow": {**level["marrow"], "method": "blood", "words": "blood samples", "ratio": 0.31}}
+    text = text_of(render_report(with_summary(state, organ_level=blood), dose))
+    assert "Red marrow by blood (blood samples)" in text
+    assert "marrow-to-blood ratio 0.31" in text
+    assert "No blood samples" not in text
+
+
+def test_a_state_from_before_the_organ_level_still_has_its_page(state: TwinState, dose: xr.Dataset) -> None:
+    old = {k: v for k, v in state.summary.items() if k != "organ_level"}
+    assert "Organ level beside" not in text_of(render_report(replace(state, summary=old), dose))
+
+
 def test_no_quantity_of_a_limit_is_abbreviated_but_bed(page: str, state: TwinState) -> None:
     assert {r["quantity"] for r in state.proposal.limits} == {"AD", "BED"}
     assert not re.search(r"\bAD\b", text_of(page))

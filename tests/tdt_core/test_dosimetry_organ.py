@@ -305,7 +305,7 @@ def test_the_two_levels_agree_for_even_ellipsoids_in_water():
     assert [r["region"] for r in found["rows"]] == ["kidney_left", "red_marrow"]
     for row in found["rows"]:
         assert row["ratio"] == pytest.approx(1.0, abs=0.02)
-        assert row["why"] == "agree within 2%"
+        assert row["why"] == "agree within 2 %"
     assert found["marrow"]["method"] == "image"
     cortex, medulla = found["kidney_parts"]
     mean = (cortex["dose_gy"]["mean"] * cortex["mass_g"] + medulla["dose_gy"]["mean"] * medulla["mass_g"]) / masses[0]
@@ -317,8 +317,8 @@ def test_the_two_levels_agree_for_even_ellipsoids_in_water():
     [
         ({}, (1.0, 0.1), (1.0, 0.1), "agree"),
         ({}, (1.0, 0.1), (1.0, 0.5), "cross-dose"),
-        ({"compactness": 0.4}, (1.2, 0.1), (1.0, 0.1), "40% of its ellipsoid"),
-        ({"density_spread": 0.3}, (0.9, 0.1), (1.0, 0.1), "density varies by 30%"),
+        ({"compactness": 0.4}, (1.2, 0.1), (1.0, 0.1), "40 % of its ellipsoid"),
+        ({"density_spread": 0.3}, (0.9, 0.1), (1.0, 0.1), "density varies by 30 %"),
         ({"mass_g": 25.0}, (0.8, 0.1), (1.0, 0.3), "density 0.25"),
         ({}, (1.2, 0.1), (1.0, 0.1), "surface"),
         ({}, (0.9, 0.1), (1.0, 0.1), "uneven"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -84,7 +84,7 @@ def reason(body: Ellipsoid, organ: tuple[float, float], voxel: tuple[float, floa
     """Why the two levels differ, in words; each of `organ` and `voxel` is (self, cross) in Gy."""
     total = sum(voxel)
     if total <= 0 or abs(sum(organ) / total - 1) <= AGREE:
-        return f"agree within {AGREE:.0%}"
+        return f"agree within {100 * AGREE:.0f} %"
     by_self, by_cross = organ[0] - voxel[0], organ[1] - voxel[1]
     if body.density_g_cm3 < THIN_G_CM3:
         return (
@@ -98,15 +98,15 @@ def reason(body: Ellipsoid, organ: tuple[float, float], voxel: tuple[float, floa
         )
     if body.compactness < COMPACT and by_self > 0:
         return (
-            f"self-dose: the region fills {body.compactness:.0%} of its ellipsoid; one compact body keeps what scattered or "
-            "thin parts lose"
+            f"self-dose: the region fills {100 * body.compactness:.0f} % of its ellipsoid; one compact body keeps what "
+            "scattered or thin parts lose"
         )
     if by_self > 0:
         return "self-dose: voxels at the surface lose electrons that a smooth surface of the same volume keeps"
     if body.density_spread > UNEVEN:
         return (
-            f"density varies by {body.density_spread:.0%} (1 sd) in the region: the voxel level is a mean over voxels, of "
-            "which thin ones receive more, the organ level energy over mass"
+            f"density varies by {100 * body.density_spread:.0f} % (1 sd) in the region: the voxel level is a mean over "
+            "voxels, of which thin ones receive more, the organ level energy over mass"
         )
     return "self-dose: activity inside the region is uneven, and its voxels keep more than an even source does"
 
@@ -147,7 +147,7 @@ def marrow_row(found: MarrowDose, factor: FloatArray, voxel_gy: FloatArray) -> d
     factor : (draws,) true over measured mass; it does not touch the blood method's self-dose, in which the mass cancels.
     """
     own = found.self_gy / factor if found.method == "image" else found.self_gy
-    by_source: Mapping[str, float] = {name: float(np.mean(d)) for name, d in found.cross_gy.items()}
+    by_source = {name: float(np.mean(d)) for name, d in found.cross_gy.items()}
     cross = np.asarray(sum(found.cross_gy.values(), np.zeros_like(own)))
     return {
         "method": found.method,
@@ -156,6 +156,6 @@ def marrow_row(found: MarrowDose, factor: FloatArray, voxel_gy: FloatArray) -> d
         "dose_gy": summarised(own + cross),
         "self_gy": summarised(own),
         "cross_gy": summarised(cross),
-        "cross_by_source_gy": dict(sorted(by_source.items(), key=lambda x: -x[1])),
+        "cross_by_source_gy": by_source,
         "voxel_gy": summarised(voxel_gy),
     }
