@@ -576,6 +576,11 @@ def build_dose(state: TwinState, shape: tuple[int, int, int] = (150, 54, 84), sp
             "dose_mean_gy": variable(dose, "Gy"),
             "dose_sd_gy": variable(dose * spread, "Gy"),
             "bed_mean_gy": variable(np.where(label > 0, dose * (1 + 0.03 * dose), np.nan), "Gy"),
+            **{
+                f"{what}_{q}_gy": variable(map_, "Gy")
+                for q, at in (("q05", dose * np.exp(-1.645 * spread)), ("q50", dose), ("q95", dose * np.exp(1.645 * spread)))
+                for what, map_ in (("dose", at), ("bed", np.where(label > 0, at * (1 + 0.03 * at), np.nan)))
+            },
             "ct_hu": variable(hu, "HU", "int16"),
             "label": variable(label, "1", "int16"),
         },

@@ -192,6 +192,7 @@ def dose_pictures(summary: Mapping[str, Any], dose: xr.Dataset) -> dict[str, Any
         "legend_row": pictures.legend(levels, caption, row=True),
         "oblique_deg": view.oblique_deg,
         "planes": [],
+        "quantiles": [],
         "floor": floor,
     }
     for region in (organ, lesion):
@@ -203,4 +204,9 @@ def dose_pictures(summary: Mapping[str, Any], dose: xr.Dataset) -> dict[str, Any
         top = volumes.uncertainty_top(view, floor)
         shown["sd"] = pictures.uncertainty(view, focus, floor, top)
         shown["bar"] = pictures.colour_bar(top, "Relative standard deviation of voxel dose")
+        shown["quantiles"] = [
+            pictures.quantiles(view, focus, levels, what) for what in ("dose", "bed") if f"{what}_q95" in view.bands
+        ]
+        shown["quantile_region"] = style.name_of(organ or lesion or "")
+        shown["legend_quantiles"] = pictures.legend(levels, "Isodose lines, absorbed dose and BED of this cycle", row=True)
     return shown

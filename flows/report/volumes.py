@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -35,7 +35,8 @@ REACH_MM = 140.0
 class DoseView:
     """Dose volumes in view axes (head, posterior, left), cropped to the body.
 
-    `spacing_mm` follows these axes. `oblique_deg` is the largest angle between a grid axis and its patient axis.
+    `spacing_mm` follows these axes. `oblique_deg` is the largest angle between a grid axis and its patient axis. `bands` holds
+    the quantile maps that the state has: `dose_q05`, ..., `bed_q95`; BED is 0 where it is not defined.
     """
 
     dose: Array
@@ -45,6 +46,7 @@ class DoseView:
     regions: tuple[str, ...]
     spacing_mm: tuple[float, float, float]
     oblique_deg: float
+    bands: Mapping[str, Array] = field(default_factory=dict)
 
 
 def view_of(dose: xr.Dataset) -> DoseView:
@@ -75,6 +77,12 @@ def view_of(dose: xr.Dataset) -> DoseView:
         regions=names,
         spacing_mm=tuple(float(spacing[a]) for a in order),  # type: ignore[arg-type]
         oblique_deg=angle,
+        bands={
+            f"{what}_{q}": np.nan_to_num(turned(f"{what}_{q}_gy")[keep].astype(float))
+            for what in ("dose", "bed")
+            for q in ("q05", "q50", "q95")
+            if f"{what}_{q}_gy" in dose
+        },
     )
 
 
@@ -218,7 +226,8 @@ def around(view: DoseView, focus: tuple[int, int, int], reach_mm: float = REACH_
     reach = round(reach_mm / view.spacing_mm[0])
     low, high = max(focus[0] - reach, 0), min(focus[0] + reach + 1, view.dose.shape[0])
     parts = {name: getattr(view, name)[low:high] for name in ("dose", "sd", "ct", "label")}
-    return replace(view, **parts), (focus[0] - low, focus[1], focus[2])
+    bands = {name: array[low:high] for name, array in view.bands.items()}
+    return replace(view, bands=bands, **parts), (focus[0] - low, focus[1], focus[2])
 
 
 def uncertainty_top(view: DoseView, floor_gy: float) -> float:

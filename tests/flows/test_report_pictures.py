@@ -15,6 +15,7 @@ import xarray as xr
 from state_builder import build_dose, build_state
 
 from flows.report import figures, pictures, style, volumes
+from flows.report.render import dose_pictures
 from flows.report.svg import Frame, log_ticks, nice_ticks, tick_label
 from tdt_core.errors import GeometryError
 
@@ -157,6 +158,19 @@ def test_pictures_come_back_from_their_png_as_they_went_in() -> None:
     assert struct.unpack(">II", chunks[b"IHDR"][:8]) == (5, 7)
     lines = np.frombuffer(zlib.decompress(chunks[b"IDAT"]), np.uint8).reshape(7, 16)
     np.testing.assert_array_equal(lines[:, 1:].reshape(7, 5, 3), rgb)
+
+
+def test_the_ends_of_the_interval_are_shown_where_a_state_has_them_and_left_out_where_not() -> None:
+    state = build_state()
+    dose = build_dose(state)
+    whole = dose_pictures(state.summary, dose)
+    assert [len(row) for row in whole["quantiles"]] == [3, 3]
+    view = volumes.view_of(dose)
+    assert (view.bands["dose_q05"] <= view.bands["dose_q95"]).all()
+    assert np.isfinite(view.bands["bed_q50"]).all()
+    assert "5 % quantile of BED" in whole["quantiles"][1][0]
+    older = dose.drop_vars([name for name in dose.data_vars if "_q" in str(name)])
+    assert dose_pictures(state.summary, older)["quantiles"] == []
 
 
 def test_the_uncertainty_map_shows_only_where_there_is_dose() -> None:
