@@ -173,7 +173,8 @@ class RegionActivity:
     """Activity of one region at one time, at scan time (not decay corrected), partial-volume corrected.
 
     `raw_activity_mbq` is the sum over the mask before correction; `recovery` = what correction divided by;
-    `calibration_id` names the calibration that scans of a cycle share.
+    `calibration_id` names the calibration that scans of a cycle share. With `duration_h` the activity is the mean over a frame
+    around `time_h`.
     """
 
     region: str
@@ -186,6 +187,53 @@ class RegionActivity:
     modality: Literal["SPECT", "PET"]
     nuclide: str
     calibration_id: str
+    duration_h: float = 0.0
+
+
+SampleKind = Literal["blood", "excreta", "whole_body"]
+SAMPLE_UNITS: dict[str, str] = {"blood": "MBq/mL", "excreta": "MBq", "whole_body": "MBq"}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Activity measured without an image, at the time that it was drawn or read (not decay corrected).
+
+    blood: concentration in whole blood, MBq/mL. excreta: what was collected from `time_h` to `until_h`, MBq at `until_h`.
+    whole_body: what is in the body, MBq, as a dose-rate reading gives it relative to one after the administration.
+
+    Attributes
+    ----------
+    relative_sd, absolute_sd : independent error, as a fraction of the value and in its unit; they add in quadrature.
+    calibration_sd, calibration_id : fraction shared by all samples of one instrument.
+    below : the activity was below `value`, the limit of quantification.
+    record : which line of which file.
+    """
+
+    kind: SampleKind
+    time_h: float
+    value: float
+    nuclide: str
+    relative_sd: float
+    absolute_sd: float = 0.0
+    calibration_sd: float = 0.0
+    calibration_id: str = "counter"
+    until_h: float | None = None
+    below: bool = False
+    record: str = ""
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.time_h) and math.isfinite(self.value) and self.value > 0):
+            raise InputError(
+                f"a {self.kind} sample of {self.value} {SAMPLE_UNITS.get(self.kind, '')} at {self.time_h} h",
+                expected="a positive activity; one too low to be counted is given as below the limit of the counter",
+                kind="input.sample",
+            )
+        if (self.kind == "excreta") != (self.until_h is not None) or (self.until_h or math.inf) <= self.time_h:
+            raise InputError(
+                f"a {self.kind} sample from {self.time_h} h until {self.until_h} h",
+                expected="an end after the start for excreta, and none for other kinds",
+                kind="input.sample",
+            )
 
 
 LabStatus = Literal["final", "amended", "corrected", "entered-in-error"]
@@ -247,6 +295,7 @@ class Evidence:
     digests: tuple[str, ...] = ()
     findings: tuple[str, ...] = ()
     """Data-quality findings in words that did not lead to a refusal."""
+    samples: tuple[Sample, ...] = ()
 
     def therapy(self) -> Administration:
         """The therapy administration of the cycle. Raises InputError when there is not exactly one."""

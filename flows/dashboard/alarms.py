@@ -41,7 +41,7 @@ def state_alarms(state: TwinState, decision: Decision | None, *, newest: bool) -
     if decision is not None and decision.scripted:
         found.append(Alarm("note", "A program signed this state for a demonstration; no person did."))
     start = sections.start_h(state)
-    outliers = [r for r in state.posterior.fit_report if r["status"] not in ("active", "missing")]
+    outliers = [r for r in state.posterior.fit_report if r["status"] == "outlier"]
     if outliers:
         places = ", ".join(f"{name_of(r['region']).lower()} at {r['time_h'] - start:.0f} h" for r in outliers[:4])
         more = f" and {len(outliers) - 4} more" if len(outliers) > 4 else ""

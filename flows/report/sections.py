@@ -250,7 +250,7 @@ def fit_rows(state: TwinState) -> list[Row]:
             "name": name_of(row["region"]),
             "colour": colour_of(row["region"]),
             "since_h": row["time_h"] - start_h(state),
-            "suspicious": row["status"] != "active",
+            "suspicious": row["status"] not in ("active", "below_limit"),
         }
         for row in state.posterior.fit_report
     ]

@@ -171,16 +171,18 @@ def _diagnostics(
     posterior_variance = np.einsum("ij,ij->i", fit.cholesky, fit.cholesky)
     reduction = 1.0 - posterior_variance / prior_variance
     shift = _linearity_shift(problem, fit, draws, model, evidence)
-    innovation = problem.y - problem.predict(problem.mean)[0]
-    spread = problem.jacobian(problem.mean) @ problem.factor
-    innovation_chi2 = float(innovation @ np.linalg.solve(spread @ spread.T + np.diag(problem.sd**2), innovation)) if d else 0.0
+    seen = ~problem.below  # a limit is no value that a prediction could be compared with
+    innovation = (problem.y - problem.predict(problem.mean)[0])[seen]
+    spread = (problem.jacobian(problem.mean) @ problem.factor)[seen]
+    expected = spread @ spread.T + np.diag(problem.sd[seen] ** 2)
+    innovation_chi2 = float(innovation @ np.linalg.solve(expected, innovation)) if seen.any() else 0.0
     return {
         "n_obs": d,
         "n_left_out": len(problem.left_out),
         "n_outliers": outliers,
         "two_j": two_j,
         "two_j_per_n": two_j / d if d else 0.0,
-        "innovation_chi2_per_n": innovation_chi2 / d if d else 0.0,
+        "innovation_chi2_per_n": innovation_chi2 / max(int(seen.sum()), 1),
         "misfit_by_organ": _misfit_by_organ(problem, fit, model),
         "effective_parameters": float((information / (1.0 + information)).sum()),
         "distinct_optima": fit.distinct_optima,
@@ -235,15 +237,16 @@ def _fit_report(
             "region": datum.region,
             "time_h": datum.time_h,
             "modality": datum.modality,
-            "observed_mbq": datum.activity_mbq,
+            "unit": datum.unit,
+            "observed_mbq": datum.value,
             "sd_log": float(sd[i]),
-            "total_sd_log": datum.budget.total,
+            "total_sd_log": datum.total_sd,
             "prior_mbq": float(np.exp(prior_mean[i])),
             "prior_sd_log": float(prior_sd[i]),
             "posterior_mbq": float(np.exp(np.median(predicted[:, i]))),
             "posterior_sd_log": float(predicted[:, i].std()),
             "z": float(fit.residual[i]),
-            "status": "outlier" if outlier[i] else "active",
+            "status": "outlier" if outlier[i] else "below_limit" if datum.below else "active",
         }
         for i, datum in enumerate(problem.data)
     ]
@@ -252,7 +255,8 @@ def _fit_report(
             "region": datum.region,
             "time_h": datum.time_h,
             "modality": datum.modality,
-            "observed_mbq": datum.activity_mbq,
+            "unit": datum.unit,
+            "observed_mbq": datum.value,
             "status": "missing",
             "reason": reason,
         }

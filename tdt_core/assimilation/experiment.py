@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from tdt_core.assimilation.problem import Prior, build_problem
 from tdt_core.kinetics import KineticModel
-from tdt_core.twin import Evidence
+from tdt_core.twin import Evidence, Sample
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -30,10 +30,13 @@ def simulated(plan: Evidence, model: KineticModel, theta: FloatArray, rng: np.ra
     nuisances = problem.mean[n:] + np.diag(problem.factor)[n:] * rng.standard_normal(problem.mean.size - n)
     log_activity = problem.predict(np.concatenate([theta, nuisances]))[0] + problem.sd * rng.standard_normal(problem.sd.size)
     seen = np.exp(log_activity)
-    activities = tuple(
-        replace(d, activity_mbq=float(a), raw_activity_mbq=float(a)) for d, a in zip(problem.data, seen, strict=True)
-    )
-    return replace(plan, activities=activities)
+    activities, samples = [], []
+    for datum, value in zip(problem.data, seen.tolist(), strict=True):
+        if isinstance(datum.source, Sample):
+            samples.append(replace(datum.source, value=value))
+        else:
+            activities.append(replace(datum.source, activity_mbq=value, raw_activity_mbq=value))
+    return replace(plan, activities=tuple(activities), samples=tuple(samples))
 
 
 def rank(truth: float, draws: FloatArray) -> int:

@@ -1,24 +1,26 @@
 """The one problem object that every estimator solves.
 
-theta = model parameters and nuisances in unconstrained space, prior N(m, P). Data are ln activities, so that proportional
-error is additive. Nuisances make SPECT errors correlated as they are: one calibration factor per scanner and cycle, one
-recovery factor per region shared over the cycle's scans, and for an imaging agent a transfer factor.
+theta = model parameters and nuisances in unconstrained space, prior N(m, P). Data are ln of measured values (`observations`),
+so that proportional error is additive. Nuisances make SPECT errors correlated as they are: one calibration factor per scanner
+and cycle, one recovery factor per region shared over the cycle's scans, for an imaging agent a transfer factor, and one factor
+per counter of samples.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from tdt_core.errors import EstimationError, InputError
-from tdt_core.kinetics import KineticModel
+from tdt_core.assimilation.observations import Datum, Group, data_of, groups_of, independent_sd, unusable
+from tdt_core.errors import EstimationError
+from tdt_core.kinetics import KineticModel, Sampled
 from tdt_core.kinetics.ligands import family
 from tdt_core.parameters import Parameter, packaged_table
-from tdt_core.twin import Administration, Evidence, RegionActivity
+from tdt_core.twin import Evidence, Sample
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -59,8 +61,9 @@ class Problem:
     ----------
     names, mean, factor : augmented parameters, prior mean (p,), lower Cholesky factor (p, p).
     n_model : the first n_model parameters are the kinetic model's, the rest nuisances.
-    y, sd : (d,) ln MBq and independent 1-sigma error.
-    data : the d region activities; `left_out` those that cannot be used, with the reason.
+    y, sd : (d,) ln of the measured values and independent 1-sigma error.
+    below : (d,) the truth is below the value, which is a limit of quantification.
+    data : the d data; `left_out` those that cannot be used, with the reason.
     """
 
     model: KineticModel
@@ -70,27 +73,36 @@ class Problem:
     n_model: int
     y: FloatArray
     sd: FloatArray
-    data: tuple[RegionActivity, ...]
-    left_out: tuple[tuple[RegionActivity, str], ...]
+    below: npt.NDArray[np.bool_]
+    data: tuple[Datum, ...]
+    left_out: tuple[tuple[Datum, str], ...]
     _design: FloatArray = field(repr=False)
-    _groups: tuple[tuple[Administration, npt.NDArray[np.intp], FloatArray, npt.NDArray[np.intp]], ...] = field(repr=False)
+    _groups: tuple[Group, ...] = field(repr=False)
 
     def predict(self, theta: FloatArray) -> FloatArray:
         """(m, p) theta -> (m, d) predicted ln MBq, nuisances included."""
         theta = np.atleast_2d(theta)
         out = theta[:, self.n_model :] @ self._design.T
-        for administration, where, times, position in self._groups:
-            a = self.model.activity(theta[:, : self.n_model], administration, times)
-            out[:, where] += np.log(np.maximum(a[:, position, np.arange(where.size)], 1e-300))
+        for group in self._groups:
+            out[:, group.where] += group.log_sum(self._activity(group, theta))
         return out
+
+    def _activity(self, group: Group, theta: FloatArray) -> FloatArray:
+        """(m, curves, t) of the regions or compartments that a group's data sum over."""
+        own = theta[:, : self.n_model]
+        if group.by_region:
+            return self.model.activity(own, group.administration, group.times)
+        return cast(Sampled, self.model).compartment_activity(own, group.administration, group.times)
 
     def jacobian(self, theta: FloatArray) -> FloatArray:
         """d predicted / d theta at one (p,) theta -> (d, p)."""
         out = np.zeros((self.y.size, self.mean.size))
         out[:, self.n_model :] = self._design
-        for administration, where, times, position in self._groups:
-            j = self.model.log_jacobian(theta[: self.n_model], administration, times)
-            out[where, : self.n_model] = j[position, np.arange(where.size)]
+        for group in self._groups:
+            activity = self._activity(group, theta[None])[0] if group.sums else None
+            slope = self.model.log_jacobian if group.by_region else cast(Sampled, self.model).compartment_log_jacobian
+            curves = slope(theta[: self.n_model], group.administration, group.times)
+            out[group.where, : self.n_model] = group.log_sum_jacobian(activity, curves)
         return out
 
 
@@ -105,19 +117,18 @@ def build_problem(prior: Prior, evidence: Evidence, model: KineticModel) -> Prob
     if prior.names != tuple(model.parameters):
         raise EstimationError("the prior and the kinetic model name different parameters", kind="estimation.prior")
     index = {r.name: i for i, r in enumerate(model.regions)}
-    usable: list[RegionActivity] = []
-    left_out: list[tuple[RegionActivity, str]] = []
-    for datum in evidence.activities:
-        if datum.region not in index:
-            left_out.append((datum, "region is not in the model"))
-        elif not (np.isfinite(datum.activity_mbq) and datum.activity_mbq > 0):
-            left_out.append((datum, "no positive activity"))
-        else:
+    usable: list[Datum] = []
+    left_out: list[tuple[Datum, str]] = []
+    for datum in data_of(evidence):
+        reason = unusable(datum, model, index)
+        if reason is None:
             usable.append(datum)
+        else:
+            left_out.append((datum, reason))
     organ = {r.name: r.organ for r in model.regions}
     settings = _Settings(model.name, family(model.ligand), organ)
     nuisances, design = _nuisances(usable, settings)
-    sd = np.array([np.hypot(d.budget.independent, settings.model_error(d.region)) for d in usable])
+    sd = np.array([np.hypot(independent_sd(d), settings.model_error(d.name)) for d in usable])
     n, k = len(prior.names), len(nuisances)
     covariance = np.zeros((n + k, n + k))
     covariance[:n, :n] = prior.covariance
@@ -128,12 +139,13 @@ def build_problem(prior: Prior, evidence: Evidence, model: KineticModel) -> Prob
         mean=np.concatenate([prior.mean, [p.mean for p in nuisances.values()]]),
         factor=_factor(covariance),
         n_model=n,
-        y=np.log([d.activity_mbq for d in usable]) if usable else np.zeros(0),
+        y=np.log([d.value for d in usable]) if usable else np.zeros(0),
         sd=sd,
+        below=np.array([d.below for d in usable], dtype=np.bool_),
         data=tuple(usable),
         left_out=tuple(left_out),
         _design=design,
-        _groups=tuple(_groups(usable, evidence, index)),
+        _groups=groups_of(usable, evidence, model, index),
     )
 
 
@@ -151,7 +163,7 @@ class _Settings(NamedTuple):
 
     def model_error(self, region: str) -> float:
         """Sd of ln activity beside the measured error budget."""
-        organ = self.organ[region]
+        organ = self.organ.get(region, region)  # a kind of sample stands for itself
         return self._row(f"model_error.{self.rung}.{organ}", f"model_error.{organ}", "model_error.default").value
 
     def transfer(self, region: str) -> _Nuisance:
@@ -166,7 +178,7 @@ class _Settings(NamedTuple):
         return next(table[name] for name in names if name in table)
 
 
-def _nuisances(data: Sequence[RegionActivity], settings: _Settings) -> tuple[dict[str, _Nuisance], FloatArray]:
+def _nuisances(data: Sequence[Datum], settings: _Settings) -> tuple[dict[str, _Nuisance], FloatArray]:
     """Nuisances with their prior, and by how much one unit of each shifts each datum (d, k)."""
     shifts: dict[str, dict[int, float]] = {}
     spread: dict[str, list[float]] = {}
@@ -177,7 +189,12 @@ def _nuisances(data: Sequence[RegionActivity], settings: _Settings) -> tuple[dic
         spread.setdefault(name, []).append(sd)
         means[name] = mean
 
-    for i, d in enumerate(data):
+    for i, datum in enumerate(data):
+        d = datum.source
+        if isinstance(d, Sample):
+            if d.calibration_sd:
+                add(f"counter.calibration/{d.kind}/{d.calibration_id}", i, d.calibration_sd)
+            continue
         add(f"scanner.calibration/{d.calibration_id}", i, d.budget.calibration)
         # in units of the record's sd of the FWHM: its effect differs between regions in size and sign
         if d.budget.resolution:
@@ -191,25 +208,3 @@ def _nuisances(data: Sequence[RegionActivity], settings: _Settings) -> tuple[dic
     for column, members in enumerate(shifts.values()):
         design[list(members), column] = list(members.values())
     return {name: _Nuisance(means[name], max(float(np.mean(sds)), 1e-4)) for name, sds in spread.items()}, design
-
-
-def _groups(
-    data: Sequence[RegionActivity], evidence: Evidence, index: dict[str, int]
-) -> list[tuple[Administration, npt.NDArray[np.intp], FloatArray, npt.NDArray[np.intp]]]:
-    """Data by the administration that they belong to: the last one of their nuclide before them."""
-    found: dict[int, list[int]] = {}
-    for i, d in enumerate(data):
-        before = [j for j, a in enumerate(evidence.administrations) if a.nuclide == d.nuclide and a.time_h < d.time_h]
-        if not before:
-            raise InputError(
-                f"activity of {d.region} at {d.time_h:.1f} h has no earlier administration of {d.nuclide}",
-                remedy="check the administration record and the scan times",
-                kind="input.scan_before_injection",
-            )
-        found.setdefault(max(before, key=lambda j: evidence.administrations[j].time_h), []).append(i)
-    groups = []
-    for j, members in found.items():
-        administration = evidence.administrations[j]
-        times = np.array([data[i].time_h - administration.time_h for i in members])
-        groups.append((administration, np.array(members), times, np.array([index[data[i].region] for i in members])))
-    return groups

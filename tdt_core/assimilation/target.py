@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import special
 
 from tdt_core.assimilation.problem import Problem
 from tdt_core.errors import EstimationError, ModelError
@@ -47,6 +48,8 @@ class Target:
         self.solves[0] += len(z)
         with np.errstate(over="ignore", invalid="ignore"):
             r = np.asarray((self.problem.y - self.predicted(self.theta(z))) / self.sd)
+            if (below := self.problem.below).any():
+                r[:, below] = censored(r[:, below])[0]
         return np.where(np.isfinite(r).all(axis=1, keepdims=True), r, np.inf)
 
     def predicted(self, theta: FloatArray) -> FloatArray:
@@ -69,7 +72,23 @@ class Target:
     def jacobian(self, z: FloatArray) -> FloatArray:
         """(p,) -> (d, p) d predicted / d z in units of the data's error."""
         self.solves[0] += self.size
-        return np.asarray((self.problem.jacobian(self.theta(z)) @ self.problem.factor) / self.sd[:, None])
+        h = np.asarray((self.problem.jacobian(self.theta(z)) @ self.problem.factor) / self.sd[:, None])
+        if (below := self.problem.below).any():
+            r = (self.problem.y - self.problem.predict(self.theta(z))[0]) / self.sd
+            h[below] *= censored(r[below])[1][:, None]
+        return h
+
+
+def censored(u: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Residual r of a truth below a limit u sd above the prediction, and dr/du: r^2 / 2 = -ln Phi(u) (the M3 method).
+
+    So the limit far above the prediction costs nothing, and at the prediction it costs ln 2.
+    """
+    log_share = special.log_ndtr(u)
+    r = np.sqrt(-2.0 * log_share)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        slope = -np.exp(-0.5 * u**2 - log_share) / (np.sqrt(2.0 * np.pi) * r)
+    return r, np.where(r > 1e-8, slope, 0.0)
 
 
 @dataclass(frozen=True, eq=False)

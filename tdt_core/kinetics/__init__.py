@@ -12,6 +12,7 @@ from tdt_core.kinetics.covariates import covariates_of
 from tdt_core.kinetics.ladder import (
     UPTAKE,
     KineticModel,
+    Sampled,
     log_jacobian_by_differences,
     register,
     rung_for,
@@ -27,6 +28,7 @@ from tdt_core.kinetics.theranostic import transfer
 __all__ = [
     "UPTAKE",
     "KineticModel",
+    "Sampled",
     "covariates_of",
     "log_jacobian_by_differences",
     "model",

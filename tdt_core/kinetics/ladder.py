@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +51,21 @@ class KineticModel(Protocol):
 
     def log_jacobian(self, theta: FloatArray, administration: Administration, times_h: FloatArray) -> FloatArray:
         """d ln activity / d theta at one (n,) theta -> (regions, t, n)."""
+
+
+@runtime_checkable
+class Sampled(Protocol):
+    """A rung that also says what samples of blood and excreta and readings of the whole body would show."""
+
+    @property
+    def compartments(self) -> tuple[str, ...]:
+        """Kinds of samples that it can predict, in the order of the outputs below."""
+
+    def compartment_activity(self, theta: FloatArray, administration: Administration, times_h: FloatArray) -> FloatArray:
+        """(m, n) theta -> (m, compartments, t): MBq/mL of blood, MBq left by excretion and still there, MBq in the body."""
+
+    def compartment_log_jacobian(self, theta: FloatArray, administration: Administration, times_h: FloatArray) -> FloatArray:
+        """d ln compartment_activity / d theta at one (n,) theta -> (compartments, t, n)."""
 
 
 Covariates = Mapping[str, float]

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tdt_core.errors import EstimationError, ModelError
+from tdt_core.kinetics.anatomy import SINK, VENOUS
 from tdt_core.kinetics.daughters import daughters_of
 from tdt_core.kinetics.ladder import Covariates, register, to_natural
 from tdt_core.kinetics.ligands import receptor_of
@@ -207,6 +208,38 @@ class WholeBody:
         out = self._system(given.ligand).time_integrated_activity(theta[:, : self._own], given)
         if self._described:
             out[:, self._outside_rows] = self._described.time_integrated_activity(theta[:, self._own :], given)
+        return out
+
+    compartments = ("blood", "excreta", "whole_body")
+
+    def _compartment_system(self, ligand: str) -> System:
+        key = f"{ligand} by compartment"
+        if key not in self._systems:
+            self._systems[key] = replace(self._system(ligand), shares=self._compartment_shares)
+        return self._systems[key]
+
+    def _compartment_shares(self, given: Mapping[str, Any]) -> npt.NDArray[Any]:
+        """(m or 1, compartments, model regions); blood per mL: ligand is in the plasma of the venous pool alone."""
+        quantities = self._base.quantities(given)
+        plasma_ml = np.asarray(quantities[f"{VENOUS}.volume"]) * 1000.0
+        per_ml = (1.0 - np.asarray(quantities["blood.hematocrit"])) / plasma_ml
+        names = self._base.regions
+        out = np.zeros((max(1, per_ml.size), len(self.compartments), len(names)), per_ml.dtype)
+        out[:, 0, names.index(VENOUS)] = per_ml
+        out[:, 1, names.index(SINK)] = 1.0
+        out[:, 2] = [name != SINK for name in names]
+        return out
+
+    def compartment_activity(self, theta: FloatArray, administration: Administration, times_h: FloatArray) -> FloatArray:
+        """See `Sampled.compartment_activity`."""
+        given = _with_amount(administration)
+        return self._compartment_system(given.ligand).activity(np.atleast_2d(theta)[:, : self._own], given, times_h)
+
+    def compartment_log_jacobian(self, theta: FloatArray, administration: Administration, times_h: FloatArray) -> FloatArray:
+        """See `Sampled.compartment_log_jacobian`."""
+        given, theta = _with_amount(administration), np.asarray(theta, dtype=float)
+        out = np.zeros((len(self.compartments), len(times_h), theta.size))
+        out[:, :, : self._own] = self._compartment_system(given.ligand).log_jacobian(theta[: self._own], given, times_h)
         return out
 
     def daughter_time_integrated_activity(self, theta: FloatArray, administration: Administration) -> dict[str, FloatArray]:

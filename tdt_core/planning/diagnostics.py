@@ -37,7 +37,7 @@ def objections(
     worst = max((float(shift[name]) for name in shift if organ_of[name] in limited_organs), default=0.0)
     if worst > MAX_LINEARITY_SHIFT_SD:
         found.append(f"the Laplace approximation is poor: draws shift the dose by {worst:.2f} sd")
-    seen = {organ_of[row["region"]] for row in fit_report if row["status"] != "missing"}
+    seen = {organ_of.get(row["region"], "") for row in fit_report if row["status"] != "missing"}  # samples are of no region
     found += [
         f"{organ} has a limit but no usable activity in this cycle: its dose is assumed, not learned"
         for organ in sorted(limited_organs - seen)

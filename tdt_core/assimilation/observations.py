@@ -1,0 +1,191 @@
+"""What was measured, in one form: every datum is a sum of coefficients times a model's activity curves.
+
+    one time     a(t)                 a frame     mean of a over the frame, by Gauss-Legendre nodes
+    collection   e^(-lp T) (E(t1) e^(lp t1) ...), what left between two times, decayed to the end of the collection
+
+Data are ln of these sums, so that proportional error is additive. What the model does not know (a region, a kind of sample) is
+left out with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from tdt_core.errors import InputError
+from tdt_core.kinetics import KineticModel, Sampled
+from tdt_core.nuclides import nuclide
+from tdt_core.twin import SAMPLE_UNITS, Administration, Evidence, RegionActivity, Sample
+
+FloatArray = npt.NDArray[np.float64]
+
+FRAME_NODES, FRAME_WEIGHTS = np.polynomial.legendre.leggauss(5)
+
+
+@dataclass(frozen=True)
+class Datum:
+    """One measured value as a fit sees it.
+
+    Attributes
+    ----------
+    name : region, or kind of sample. modality : SPECT, PET or sample.
+    time_h : of the image, or the end of a collection. value, unit : as measured, at that time.
+    total_sd : relative, all parts of the error. below : the truth is below `value`.
+    """
+
+    name: str
+    modality: str
+    time_h: float
+    value: float
+    unit: str
+    total_sd: float
+    nuclide: str
+    source: RegionActivity | Sample
+    below: bool = False
+
+    @property
+    def region(self) -> str:
+        """Region of an image; the kind of a sample stands for one."""
+        return self.name
+
+
+def data_of(evidence: Evidence) -> tuple[Datum, ...]:
+    """Images, then samples, of a cycle."""
+    images = tuple(
+        Datum(a.region, a.modality, a.time_h, a.activity_mbq, "MBq", a.budget.total, a.nuclide, a) for a in evidence.activities
+    )
+    return images + tuple(_of_sample(s) for s in evidence.samples)
+
+
+def _of_sample(s: Sample) -> Datum:
+    total = float(np.sqrt(s.relative_sd**2 + (s.absolute_sd / s.value) ** 2 + s.calibration_sd**2))
+    return Datum(s.kind, "sample", s.until_h or s.time_h, s.value, SAMPLE_UNITS[s.kind], total, s.nuclide, s, s.below)
+
+
+def independent_sd(datum: Datum) -> float:
+    """Relative error of a datum that no other one shares."""
+    if isinstance(datum.source, RegionActivity):
+        return datum.source.budget.independent
+    return float(np.hypot(datum.source.relative_sd, datum.source.absolute_sd / datum.source.value))
+
+
+def unusable(datum: Datum, model: KineticModel, regions: Mapping[str, int]) -> str | None:
+    """Why a datum cannot be used, None when it can."""
+    if datum.modality == "sample":
+        if not isinstance(model, Sampled) or datum.name not in model.compartments:
+            return f"the rung {model.name} does not say what a {datum.name} sample would show"
+        return None
+    if datum.name not in regions:
+        return "region is not in the model"
+    if not (np.isfinite(datum.value) and datum.value > 0):
+        return "no positive activity"
+    return None
+
+
+class Group(NamedTuple):
+    """Data of one administration that one solve predicts: sums of coefficient[e] times curve column[e] at times[time[e]].
+
+    where (k,) data; start (k,) first of each datum's entries; by_region: columns are regions, else compartments.
+    """
+
+    administration: Administration
+    by_region: bool
+    times: FloatArray
+    where: npt.NDArray[np.intp]
+    start: npt.NDArray[np.intp]
+    column: npt.NDArray[np.intp]
+    time: npt.NDArray[np.intp]
+    coefficient: FloatArray
+
+    def log_sum(self, activity: FloatArray) -> FloatArray:
+        """(m, curves, t) activity -> (m, k) ln of the data."""
+        terms = activity[:, self.column, self.time]
+        if terms.shape[1] != self.where.size:
+            terms = np.add.reduceat(terms * self.coefficient, self.start, axis=1)
+        return np.log(np.maximum(terms, 1e-300))
+
+    def log_sum_jacobian(self, activity: FloatArray | None, log_jacobian: FloatArray) -> FloatArray:
+        """(curves, t) activity and (curves, t, n) its logarithmic derivatives -> (k, n); activity is needed for sums only."""
+        rows = log_jacobian[self.column, self.time]
+        if activity is None:
+            return np.asarray(rows)
+        terms = activity[self.column, self.time] * self.coefficient
+        total = np.add.reduceat(terms, self.start)
+        weighted = np.add.reduceat(terms[:, None] * rows, self.start, axis=0)
+        return np.asarray(weighted / np.maximum(total, 1e-300)[:, None])
+
+    @property
+    def sums(self) -> bool:
+        """Whether any datum is a sum of several terms."""
+        return self.column.size != self.where.size
+
+
+def groups_of(data: Sequence[Datum], evidence: Evidence, model: KineticModel, regions: Mapping[str, int]) -> tuple[Group, ...]:
+    """Data by the administration that they belong to: the last one of their nuclide before them.
+
+    Raises InputError for a datum before any administration of its nuclide.
+    """
+    found: dict[tuple[int, bool], list[int]] = {}
+    for i, d in enumerate(data):
+        before = [j for j, a in enumerate(evidence.administrations) if a.nuclide == d.nuclide and a.time_h < d.time_h]
+        if not before:
+            raise InputError(
+                f"activity of {d.name} at {d.time_h:.1f} h has no earlier administration of {d.nuclide}",
+                remedy="check the administration record and the scan times",
+                kind="input.scan_before_injection",
+            )
+        last = max(before, key=lambda j: evidence.administrations[j].time_h)
+        found.setdefault((last, d.modality != "sample"), []).append(i)
+    return tuple(_group(evidence.administrations[j], by_region, data, m, model, regions) for (j, by_region), m in found.items())
+
+
+def _group(
+    given: Administration,
+    by_region: bool,
+    data: Sequence[Datum],
+    members: Sequence[int],
+    model: KineticModel,
+    regions: Mapping[str, int],
+) -> Group:
+    start: list[int] = []
+    column: list[int] = []
+    times: list[float] = []
+    coefficient: list[float] = []
+    for i in members:
+        datum = data[i]
+        position = regions[datum.name] if by_region or not isinstance(model, Sampled) else model.compartments.index(datum.name)
+        start.append(len(times))
+        for t, c in _terms(datum, given):
+            column.append(position)
+            times.append(t)
+            coefficient.append(c)
+    return Group(
+        given,
+        by_region,
+        np.array(times),
+        np.array(members),
+        np.array(start),
+        np.array(column),
+        np.arange(len(times)),
+        np.array(coefficient),
+    )
+
+
+def _terms(datum: Datum, given: Administration) -> list[tuple[float, float]]:
+    """Hours after the administration, and coefficients, of a datum."""
+    source, after = datum.source, datum.time_h - given.time_h
+    if isinstance(source, RegionActivity) and source.duration_h > 0:
+        half = source.duration_h / 2.0
+        return [(after + half * float(x), float(w) / 2.0) for x, w in zip(FRAME_NODES, FRAME_WEIGHTS, strict=True)]
+    if isinstance(source, Sample) and source.until_h is not None:
+        begin = max(source.time_h - given.time_h, 0.0)
+        if begin == 0.0:
+            return [(after, 1.0)]
+        # what had left before the collection began has decayed until its end
+        left = float(np.exp(-nuclide(given.nuclide).decay_constant_per_h * (after - begin)))
+        return [(after, 1.0), (begin, -left)]
+    return [(after, 1.0)]
