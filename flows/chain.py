@@ -83,7 +83,8 @@ def numbered(site: Site, intake: Intake) -> Intake:
 
 
 def joined(known: CycleIntake, late: CycleIntake) -> CycleIntake:
-    """A cycle with laboratory values and earlier therapies that stood elsewhere; what has the same key is replaced."""
+    """A cycle with laboratory values, samples and earlier therapies that stood elsewhere; what has the same key is replaced."""
+    samples = {(x.kind, x.time_h, x.calibration_id): x for x in (*known.samples, *late.samples)}
     labs = {(x.record, x.analyte, x.time_h): x for x in (*known.labs, *late.labs)}
     return dataclasses.replace(
         known,
@@ -91,6 +92,7 @@ def joined(known: CycleIntake, late: CycleIntake) -> CycleIntake:
         digests=tuple(sorted({*known.digests, *late.digests})),
         findings=(*known.findings, *late.findings),
         prior_therapies=latest(known.prior_therapies, late.prior_therapies),
+        samples=tuple(sorted(samples.values(), key=lambda x: (x.time_h, x.kind))),
     )
 
 

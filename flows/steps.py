@@ -129,6 +129,7 @@ def evidence_of(site: Site, plan: CyclePlan, images: Mapping[str, Any]) -> Evide
         lesions=() if cycle.labels is None else history(cycle.labels, plan.number, earlier),
         digests=cycle.digests,
         findings=tuple(findings),
+        samples=cycle.samples,
     )
 
 

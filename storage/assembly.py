@@ -11,13 +11,13 @@ from datetime import datetime, timedelta
 
 import numpy as np
 
+from storage import prior_therapy, samples
 from storage.administrations import Given, half_life_h, schedule
 from storage.dicom.images import ReadImage
 from storage.evidence import digest_json, digest_labels, digest_scan
 from storage.intake_types import CycleIntake
 from storage.labs import results
 from storage.masks import Grid, Mask, label_volume, midline_x_mm
-from storage.prior_therapy import on_axis
 from storage.quality import item_of
 from storage.reading import Collector, FoundImage, FoundMasks, Material, ct_of
 from storage.vault import Vault
@@ -214,7 +214,8 @@ def _assemble(
     given = [g for g in material.given if _cycle(therapies, g.start) == k]
     lines = [v for v in material.labs if v.at is not None and _cycle(therapies, v.at) == k]
     earlier = [x for x in material.prior if sum(t.date() <= x.day for t in therapies) == k]
-    if k == 0 and not (given or lines or found or earlier):
+    drawn = [x for x in material.samples if _cycle(therapies, x.start) == k]
+    if k == 0 and not (given or lines or found or earlier or drawn):
         return None
     frames = [f.image.frame_of_reference for f in found]
     findings = [remark for f in found for remark in f.image.findings]
@@ -243,8 +244,10 @@ def _assemble(
     digests = {s.id for s in (*scans, *ct_scans.values())}
     digests |= {digest_json("administrations", administrations)} if administrations else set()
     digests |= {digest_json("labs", labs)} if labs else set()
-    prior = on_axis(earlier, origin)
+    prior = prior_therapy.on_axis(earlier, origin)
+    counted = samples.on_axis(drawn, administrations, origin)
     digests |= {digest_json("prior_therapies", prior)} if prior else set()
+    digests |= {digest_json("samples", counted)} if counted else set()
     digests |= {digest_labels(volume)} if volume is not None else set()
     return CycleIntake(
         number=k,
@@ -257,6 +260,7 @@ def _assemble(
         digests=tuple(sorted(digests)),
         findings=tuple(dict.fromkeys(findings)),
         prior_therapies=prior,
+        samples=counted,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from storage.evidence import EvidenceStore, digest_labels
 from storage.intake import CycleIntake, Intake
 from tdt_core.codec import from_plain, to_plain
-from tdt_core.twin import Administration, LabResult, Patient, PriorTherapy
+from tdt_core.twin import Administration, LabResult, Patient, PriorTherapy, Sample
 
 KIND = "cycle"
 
@@ -32,6 +32,7 @@ def get_cycle(evidence: EvidenceStore, digest: str) -> tuple[str, Patient, Cycle
         digests=tuple(data["digests"]),
         findings=tuple(data["findings"]),
         prior_therapies=tuple(from_plain(PriorTherapy, x) for x in data.get("prior_therapies", [])),
+        samples=tuple(from_plain(Sample, x) for x in data.get("samples", [])),
     )
     return data["pid"], from_plain(Patient, data["patient"]), cycle
 
@@ -57,6 +58,7 @@ def _plain(intake: Intake, cycle: CycleIntake) -> dict[str, Any]:
         "labels_for": cycle.labels_for,
         "labs": to_plain(cycle.labs),
         "prior_therapies": to_plain(cycle.prior_therapies),
+        **({"samples": to_plain(cycle.samples)} if cycle.samples else {}),
         "digests": sorted(cycle.digests),
         "findings": list(cycle.findings) + list(intake.findings),
     }

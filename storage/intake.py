@@ -1,9 +1,9 @@
 """From an inbox folder to typed, pseudonymised cycles, or to a refusal with its reason.
 
 The inbox holds mixed DICOM, NIfTI label maps, `administrations.json`, `labs.csv` and/or `labs.fhir.json`, `calibration.json`
-and, where there were any, `prior_therapy.csv`; formats and reasons of refusal stand in `docs/data-in.md`. Nothing that is not
-named in a whitelist enters the types. A folder is taken in whole or not at all: one refused item refuses the folder, so that no
-twin ever rests on half a delivery.
+and, where there were any, `prior_therapy.csv` and `samples.csv`; formats and reasons of refusal stand in `docs/data-in.md`.
+Nothing that is not named in a whitelist enters the types. A folder is taken in whole or not at all: one refused item refuses
+the folder, so that no twin ever rests on half a delivery.
 """
 
 from __future__ import annotations
@@ -168,3 +168,5 @@ def _put(cycle: CycleIntake, evidence: EvidenceStore) -> None:
         evidence.put_json("labs", cycle.labs)
     if cycle.prior_therapies:
         evidence.put_json("prior_therapies", cycle.prior_therapies)
+    if cycle.samples:
+        evidence.put_json("samples", cycle.samples)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tdt_core.imaging.volume import LabelVolume, Scan
-from tdt_core.twin import LabResult, Patient, PriorTherapy, Schedule
+from tdt_core.twin import LabResult, Patient, PriorTherapy, Sample, Schedule
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +25,7 @@ class CycleIntake:
     digests : SHA-256 of every evidence item, sorted.
     findings : data-quality remarks in words that did not lead to a refusal.
     prior_therapies : therapies outside this system that ended in this cycle, in order of time.
+    samples : activity measured without an image in this cycle, in order of time.
     """
 
     number: int
@@ -37,6 +38,7 @@ class CycleIntake:
     digests: tuple[str, ...]
     findings: tuple[str, ...] = ()
     prior_therapies: tuple[PriorTherapy, ...] = ()
+    samples: tuple[Sample, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

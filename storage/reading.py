@@ -24,6 +24,8 @@ from storage.masks import Grid, Mask
 from storage.nifti_regions import read_label_map, read_sidecar
 from storage.prior_therapy import NAME, PriorLine, read_prior_therapy
 from storage.quality import QualityItem, following, item_of
+from storage.samples import NAME as SAMPLES
+from storage.samples import SampleLine, read_samples
 from storage.vault import Vault
 from tdt_core.errors import IdentityError, InputError, TwinError
 
@@ -94,6 +96,7 @@ class Material:
     masks: tuple[FoundMasks, ...]
     labs: tuple[Line, ...]
     prior: tuple[PriorLine, ...]
+    samples: tuple[SampleLine, ...]
 
 
 def read_material(files: Sorted, vault: Vault, calibration_file: Path | None, collector: Collector) -> Material:
@@ -111,13 +114,17 @@ def read_material(files: Sorted, vault: Vault, calibration_file: Path | None, co
     masks += _label_maps(files.label_maps, grids, record, vault, collector)
     labs: tuple[Line, ...] = ()
     prior: tuple[PriorLine, ...] = ()
+    samples: tuple[SampleLine, ...] = ()
     if record is not None:
         pid = vault.pid(authority, record.patient_id)
         labs = _labs(files.tables, record, pid, collector)
         if NAME in files.tables:
             with collector.item("earlier therapies", [files.tables[NAME]]):
                 prior = read_prior_therapy(files.tables[NAME], (record.patient_id, pid), record.birth_date)
-    return Material(record, given, authority, identity, images, masks, labs, prior)
+        if SAMPLES in files.tables:
+            with collector.item("samples", [files.tables[SAMPLES]]):
+                samples = read_samples(files.tables[SAMPLES], (record.patient_id, pid))
+    return Material(record, given, authority, identity, images, masks, labs, prior, samples)
 
 
 def _record(files: Sorted, collector: Collector) -> tuple[PatientRecord | None, tuple[Given, ...]]:
