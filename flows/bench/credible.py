@@ -103,8 +103,9 @@ def look(site: Any, state: Any, truth: Path) -> list[dict[str, Any]]:
 
 
 def deep_inside(mask: Mask, spacing_mm: npt.NDArray[Any], depth_mm: float) -> Mask:
-    """Voxels of a mask whose centre lies at least `depth_mm` from the nearest centre outside it."""
-    return np.asarray(ndimage.distance_transform_edt(np.pad(mask, 1), sampling=spacing_mm)[1:-1, 1:-1, 1:-1] >= depth_mm)
+    """Voxels of a mask whose centre lies at least `depth_mm` from its surface, half a voxel before the first centre outside."""
+    distance = ndimage.distance_transform_edt(np.pad(mask, 1), sampling=spacing_mm)[1:-1, 1:-1, 1:-1]
+    return np.asarray(distance - 0.5 * float(np.mean(spacing_mm)) >= depth_mm)
 
 
 def voxels(

@@ -6,7 +6,8 @@ benchmark needs no file and any matrix can be asked for. Registration and readin
 Ours, `cycle_seconds`: every region's curve is fitted in logarithms and integrated to infinity with physical decay as the bound
 of its rate, spread over the region's voxels by the images; dose by the homogeneous kernel over the full photon range,
 histograms of all regions, Lea-Catcheside factor and map of biologically effective dose. `credible_map_seconds`: mean, SD,
-region draws and bands of histograms of `draws` draws. `kernel_256_seconds`: kernel dose of one map of `kernel_matrix` cubed.
+quantiles of dose and BED, region draws and bands of histograms of `draws` draws, pattern noise included. `kernel_256_seconds`:
+kernel dose of one map of `kernel_matrix` cubed.
 
 Monte Carlo (`flows.bench.dose_mc`, left out by `--mc 0`): `mc.decays_per_second_per_core` and `mc.patient_seconds`.
 
@@ -27,7 +28,16 @@ import numpy.typing as npt
 from scipy import ndimage, signal
 
 from flows.bench.clock import best
-from tdt_core.dosimetry import MATERIALS, EngineSetting, absorbed_dose, build_engine, credible_dose, dvh, voxel_s_values
+from tdt_core.dosimetry import (
+    MATERIALS,
+    EngineSetting,
+    Response,
+    absorbed_dose,
+    build_engine,
+    credible_dose,
+    dvh,
+    voxel_s_values,
+)
 from tdt_core.errors import SettingsError
 from tdt_core.nuclides import nuclide
 from tdt_core.radiobiology import bed, lea_catcheside
@@ -39,7 +49,8 @@ Mask = npt.NDArray[np.bool_]
 TIMES_H = np.array([4.0, 24.0, 72.0, 168.0])
 FIELD_MM = 500.0
 CROP_MM = 25.0
-REPAIR_H, ALPHA_BETA_GY = 2.8, 2.5
+REPAIR_H, ALPHA_BETA_GY, ALPHA_PER_GY, EUD_A = 2.8, 2.5, 0.15, -10.0
+PATTERN_DRAWS = 8
 NUCLIDE = "Lu-177"
 KERNEL_MATRIX = 256
 
@@ -187,13 +198,24 @@ def cycle(patient: Patient) -> Array32:
 
 
 def credible(patient: Patient, draws: int, seed: int) -> tuple[float, float]:
-    """Seconds for maps and histograms with their uncertainty, and the peak memory of this process, GB."""
+    """Seconds for maps and histograms of dose and BED with their uncertainty, pattern noise included, and this process's peak
+    memory, GB."""
+    rng = np.random.default_rng(seed)
     start, rate = fitted(patient.regions, patient.scans)
-    spread = np.random.default_rng(seed).standard_normal((draws, len(patient.regions)))
+    spread = rng.standard_normal((draws, len(patient.regions)))
+    weights = weights_of(patient)
+    total = sum(weights.values(), np.zeros_like(patient.density))
+    noise = [total * np.exp(np.float32(0.1) * rng.standard_normal(total.shape, np.float32)) for _ in range(PATTERN_DRAWS)]
+    g = lea_catcheside(start[:, None], rate[:, None], REPAIR_H)
+    tissue = {
+        name: Response(np.full(draws, factor), ALPHA_BETA_GY, ALPHA_PER_GY, EUD_A)
+        for name, factor in zip(patient.regions, g, strict=True)
+        if name != "rest"
+    }
     begun = time.perf_counter()
     credible_dose(
-        weights_of(patient), (start / rate) * np.exp(0.15 * spread), patient.regions, spacing_mm=patient.spacing_mm,
-        nuclide=NUCLIDE, density_g_cm3=patient.density,
+        weights, (start / rate) * np.exp(0.15 * spread), patient.regions, spacing_mm=patient.spacing_mm,
+        nuclide=NUCLIDE, density_g_cm3=patient.density, noise_draws=noise, responses=tissue,
     )  # fmt: skip
     return time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 

@@ -19,9 +19,12 @@ AFFINE = np.diag([SPACING, SPACING, SPACING, 1.0])
 def test_voxels_deep_inside_a_ball_are_those_of_a_smaller_ball():
     z, y, x = np.ogrid[:24, :24, :24]
     r = np.sqrt((z - 12.0) ** 2 + (y - 12.0) ** 2 + (x - 12.0) ** 2) * SPACING
-    inside = credible.deep_inside(r <= 32.0, np.full(3, SPACING), 12.0)
-    assert r[inside].max() <= 32.0 - 12.0 + SPACING
-    assert inside[r < 32.0 - 12.0 - SPACING].all()
+    inside = credible.deep_inside(r <= 38.0, np.full(3, SPACING), 12.0)
+    assert r[inside].max() <= 38.0 - 12.0 + SPACING / 2
+    assert inside[r < 38.0 - 12.0 - SPACING].all()
+    slab = np.ones((9, 1, 1), bool) & np.ones((9, 40, 40), bool)
+    deep = credible.deep_inside(slab, np.full(3, 4.0), 16.0)
+    assert deep[:, 20, 20].tolist() == [False] * 4 + [True] + [False] * 4  # 4.5 voxels of 4 mm to each face
     assert not credible.deep_inside(np.ones((3, 3, 3), bool), np.full(3, 4.0), 20.0).any()  # beyond the grid is outside
 
 
