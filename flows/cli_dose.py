@@ -17,10 +17,17 @@ def dose(
     folder: Annotated[Path, typer.Argument(help="One therapy cycle: scans with CT, regions, administrations.json.")],
     out: Annotated[Path | None, typer.Option(help="New folder for the results; default FOLDER-dose beside FOLDER.")] = None,
     engine: Annotated[str, typer.Option(help="kernel, local, multimedium or mc.")] = "kernel",
-    method: Annotated[str, typer.Option(help="Time integration per voxel: regional_shape, trapezoid, ...")] = "regional_shape",
+    method: Annotated[
+        str,
+        typer.Option(
+            help="Time integration per voxel: regional_shape, hierarchical, voxel_fit, trapezoid; of one scan madsen, "
+            "hanscheid_2017, hanscheid_2018."
+        ),
+    ] = "regional_shape",
+    scan: Annotated[int | None, typer.Option(min=1, help="Only this scan (1 is the first), for methods of one scan.")] = None,
     before_first: Annotated[
-        str, typer.Option(help="Activity before the first scan: constant, linear or exponential.")
-    ] = "constant",
+        str | None, typer.Option(help="Activity before the first scan: constant, linear, exponential; default the method's.")
+    ] = None,
     cycle: Annotated[int | None, typer.Option(min=1, help="Which therapy, where FOLDER holds several.")] = None,
     draws: Annotated[int, typer.Option(min=20, max=10_000, help="Draws over the error budgets.")] = 200,
     decays: Annotated[float, typer.Option(min=1e3, max=1e12, help="Decays that Monte Carlo follows.")] = 2e6,
@@ -41,7 +48,7 @@ def dose(
 
     source = existing(resolved(folder))
     target = target_of(source, None if out is None else resolved(out))
-    options = DoseOptions(engine, method, before_first, draws, int(decays), seed)
+    options = DoseOptions(engine, method, before_first, draws, int(decays), seed, scan)
     check_options(options)
     try:
         with progress.shown():

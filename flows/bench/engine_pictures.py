@@ -36,11 +36,11 @@ def draw(folder: Path, case: Case, doses: Mapping[str, Array], sd_gy: Array, nuc
 
 
 def _fewer_colours(path: Path) -> None:
-    """A palette of 128 colours: a third of the size, and nothing that is read from the picture changes."""
+    """A palette of 256 colours: half the size, and nothing that is read from the picture changes."""
     from PIL import Image
 
     with Image.open(path) as image:
-        image.convert("RGB").quantize(128).save(path, optimize=True)
+        image.convert("RGB").quantize(256).save(path, optimize=True)
 
 
 def _upright(plane: Array, case: Case, rows: int, columns: int) -> tuple[Array, tuple[float, float, float, float]]:

@@ -2,12 +2,11 @@
 
 The scans of a region are scaled so that their sum is its corrected activity; voxels keep the pattern of the images. The dose
 map is that of the chosen engine. Its relative SD, and the intervals of regions, follow from draws over the error budgets
-through the `kernel` engine, to which Monte Carlo adds its statistics.
+through the `kernel` engine, to which the noise of voxels and the statistics of Monte Carlo are added.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -16,19 +15,19 @@ import numpy as np
 import numpy.typing as npt
 
 from flows import progress
+from flows.dose.integrate import SINGLE, TWIN_ONLY, Integrated, chosen, integrate
 from flows.dose.take_in import TakenIn
 from tdt_core.dosimetry import absorbed_dose, credible_dose, dvh, engines
 from tdt_core.dosimetry.density import mass_ratio
 from tdt_core.dosimetry.engines.mc import monte_carlo_dose
-from tdt_core.dosimetry.region_curves import DrawnCurve, drawn_curves
-from tdt_core.dosimetry.time_integration import TimeIntegrated, integrators, time_integrated_activity
+from tdt_core.dosimetry.region_curves import DrawnCurve
+from tdt_core.dosimetry.time_integration import TimeIntegrated, integrators
 from tdt_core.dosimetry.time_integration.intervals import EARLY
 from tdt_core.draws import summarised
 from tdt_core.errors import InputError, ModelError
 from tdt_core.imaging.density import CtMedia, media
 from tdt_core.imaging.quantification import CycleImages, quantify_cycle
 from tdt_core.imaging.volume import Scan
-from tdt_core.nuclides import nuclide as nuclide_of
 from tdt_core.planning.outlook import bed_map, tissues
 from tdt_core.radiobiology import lea_catcheside_sampled
 
@@ -44,10 +43,17 @@ class DoseOptions:
 
     engine: str = "kernel"
     method: str = "regional_shape"
-    before_first: str = "constant"
+    before_first: str | None = None
     draws: int = 200
     decays: int = 2_000_000
     seed: int = 1
+    scan: int | None = None
+    """Only this scan, 1 for the first; for methods of a single time point."""
+
+    @property
+    def early(self) -> str:
+        """What holds before the first scan: as asked, else the method's own."""
+        return self.before_first or ("exponential" if self.method in SINGLE else "constant")
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,8 +94,8 @@ def check_options(options: DoseOptions) -> None:
     """Refuse, before any work, names that nothing goes by. Raises ModelError."""
     for what, name, known in (
         ("dose engine", options.engine, engines()),
-        ("time integration", options.method, integrators()),
-        ("activity before the first scan", options.before_first, tuple(EARLY)),
+        ("time integration", options.method, tuple(m for m in integrators() if m not in TWIN_ONLY)),
+        ("activity before the first scan", options.early, tuple(EARLY)),
     ):
         if name not in known:
             raise ModelError(f"{what} {name!r}", expected=f"one of {', '.join(known)}", kind="model.name")
@@ -109,32 +115,24 @@ def check_scans(scans: tuple[Scan, ...], times_h: Mapping[str, float]) -> None:
 def calculate(taken: TakenIn, options: DoseOptions, map_: MapLike = map) -> Dosimetry:
     """Dose of a cycle. Raises what quantification, time integration and engines raise."""
     nuclide = taken.therapy.nuclide
-    half_life_h = nuclide_of(nuclide).half_life_h
     times = {s.id: taken.hours(s.time_h) for s in taken.cycle.scans}
     check_scans(taken.cycle.scans, times)
     with progress.step(f"registration and quantification of {len(times)} scan(s)"):
         images = quantify_cycle(taken.cycle.scans, taken.cycle.cts, taken.labels, map=map_)
+    images = chosen(images, options.scan)
     with progress.step(f"time integration, {options.method}"):
-        integrated = time_integrated_activity(
-            scaled_scans(images),
-            np.array([times[s.scan] for s in images.registered]),
-            nuclide,
-            method=options.method,
-            labels=images.labels.labels,
-            before_first=options.before_first,  # type: ignore[arg-type]
-            outside="zero",
-        )
-        decay = math.log(2.0) / half_life_h
-        curves = drawn_curves(images.activities, times, decay, options.draws, options.seed, options.before_first)
-    tia = integrated.tia_mbq_h
+        integrated = integrate(taken, images, options.method, options.before_first, options.draws, options.seed)
+    tia, curves = integrated.result.tia_mbq_h, integrated.curves
     ct = media(images.ct_hu, images.body)
     with progress.step("uncertainty through the kernel engine"):
-        credible, tia_factors, factors = _credible(images, tia, curves, nuclide, ct, map_)
+        credible, factors = _credible(images, integrated, nuclide, ct, map_)
     with progress.step(f"dose, {options.engine}"):
         dose, statistics, told = _engine_dose(images, tia, nuclide, ct, options)
     ratio, more = _voxel_masses(images)
-    mean = np.maximum(credible[0], np.float32(1e-30))
-    sd = np.hypot(dose * (credible[1] / mean), statistics).astype(np.float32)
+    relative = credible[1] / np.maximum(credible[0], np.float32(1e-30))
+    if integrated.noise_rel is not None:
+        relative = np.hypot(relative, integrated.noise_rel)
+    sd = np.hypot(dose * relative, statistics)
     dose, sd = (np.asarray(a / ratio, np.float32) for a in (dose, sd))
     known = tissues()
     g = np.array(
@@ -147,70 +145,48 @@ def calculate(taken: TakenIn, options: DoseOptions, map_: MapLike = map) -> Dosi
         taken=taken,
         options=options,
         images=images,
-        integrated=integrated,
+        integrated=integrated.result,
         tia_mbq_h=tia,
         dose_gy=dose,
         sd_gy=sd,
         bed_gy=bed_map(images.labels.labels, images.regions, dose, g[:, None], known),
         curves=curves,
         factors=factors,
-        tia_factors=tia_factors,
+        tia_factors=integrated.factors,
         g=g,
         conservation=credible[2],
         monte_carlo=told,
         findings=tuple(
-            dict.fromkeys([*taken.findings, *images.findings, *ct.findings, *_told(integrated), *more, *_few(len(times))])
+            dict.fromkeys(
+                [*taken.findings, *images.findings, *ct.findings, *integrated.findings, *more, *_few(images, options)]
+            )
         ),
     )
 
 
-def scaled_scans(images: CycleImages) -> Float32:
-    """(scans, z, y, x) MBq per voxel: registered images whose sum over each region is its corrected activity.
-
-    A region without any counts in a scan gets its activity evenly.
-    """
-    labels = images.labels.labels
-    size = np.bincount(labels.ravel(), minlength=len(images.regions) + 1)
-    corrected = {(a.scan, a.region): a.activity_mbq for a in images.activities}
-    out = np.empty((len(images.registered), *labels.shape), np.float32)
-    for k, scan in enumerate(images.registered):
-        voxels = np.maximum(scan.volume.array, np.float32(0))
-        sums = np.bincount(labels.ravel(), weights=voxels.ravel(), minlength=len(size))
-        wanted = np.array([0.0, *(corrected[scan.scan, r.name] for r in images.regions)])
-        scale = np.divide(wanted, sums, out=np.zeros_like(wanted), where=sums > 0)
-        even = np.where((sums > 0) | (size == 0), 0.0, wanted / np.maximum(size, 1))
-        out[k] = voxels * scale.astype(np.float32)[labels] + even.astype(np.float32)[labels]
-    return out
-
-
 def _credible(
-    images: CycleImages, tia: Float32, curves: Mapping[str, DrawnCurve], nuclide: str, ct: CtMedia, map_: MapLike
-) -> tuple[tuple[Float32, Float32, Mapping[str, float]], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """(mean, SD, energy balance) through kernels, and (draws, regions) factors on TIA and on dose, of mean 1."""
-    labels = images.labels.labels
+    images: CycleImages, integrated: Integrated, nuclide: str, ct: CtMedia, map_: MapLike
+) -> tuple[tuple[Float32, Float32, Mapping[str, float]], npt.NDArray[np.float64]]:
+    """(mean, SD, energy balance) through kernels, and (draws, regions) factors on dose, of mean 1."""
+    labels, tia = images.labels.labels, integrated.result.tia_mbq_h
     sums = np.bincount(labels.ravel(), weights=tia.ravel(), minlength=len(images.regions) + 1)[1:]
-    masks, weights, columns, tia_factors = {}, {}, [], []
+    masks, weights = {}, {}
     for n, region in enumerate(images.regions, start=1):
         masks[region.name] = labels == n
-        drawn = curves[region.name].integral[1:]
-        factor = drawn / drawn.mean() if drawn.mean() > 0 else np.ones_like(drawn)
-        tia_factors.append(factor)
         total = float(sums[n - 1])
         even = np.float32(1.0 / max(int(masks[region.name].sum()), 1))
         weights[region.name] = np.where(masks[region.name], tia / np.float32(total) if total > 0 else even, np.float32(0))
-        columns.append(total * factor)
     found = credible_dose(
         weights,
-        np.stack(columns, axis=1),
+        sums * integrated.factors,
         masks,
         spacing_mm=images.spacing_mm,
         nuclide=nuclide,
         density_g_cm3=ct.density.array,
         map=map_,
     )
-    drawn_dose = found.region_dose_gy
-    factors = drawn_dose / np.maximum(drawn_dose.mean(axis=0), 1e-300)
-    return (found.mean_gy, found.sd_gy, found.conservation), np.stack(tia_factors, axis=1), factors
+    drawn = found.region_dose_gy
+    return (found.mean_gy, found.sd_gy, found.conservation), drawn / np.maximum(drawn.mean(axis=0), 1e-300)
 
 
 def _engine_dose(
@@ -250,15 +226,12 @@ def _lea_catcheside(curve: DrawnCurve, repair_half_time_h: float) -> float:
     return float(lea_catcheside_sampled(times, curve.values(times)[0], repair_half_time_h))
 
 
-def _told(integrated: TimeIntegrated) -> list[str]:
-    """Findings of the time integration; what holds before the first scan stands among the assumptions."""
-    return [f for f in integrated.findings if not f.startswith("before the first scan")]
-
-
-def _few(scans: int) -> list[str]:
-    if scans == 1:
-        return ["one scan: that activity falls as it does rests on an assumption, whose error is not in the SD"]
-    return []
+def _few(images: CycleImages, options: DoseOptions) -> list[str]:
+    if len(images.registered) > 1:
+        return []
+    if options.method in SINGLE:
+        return ["one scan: the decline rests on a population, whose spread is in the intervals"]
+    return ["one scan: the decline rests on physical decay alone, an upper bound whose error is not in the intervals"]
 
 
 def dose_volumes(found: Dosimetry) -> list[dict[str, Any]]:
@@ -289,7 +262,9 @@ def dose_volumes(found: Dosimetry) -> list[dict[str, Any]]:
 
 def options_told(options: DoseOptions) -> dict[str, Any]:
     """The options that had an effect."""
-    told = asdict(options)
+    told = {**asdict(options), "before_first": options.early}
+    if options.scan is None:
+        del told["scan"]
     if options.engine != "mc":
         del told["decays"]
     return told

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from flows.dose.calculate import Dosimetry, dose_volumes, options_told
+from flows.dose.integrate import SINGLE
 from tdt_core.codec import digest
 from tdt_core.draws import summarised
 from tdt_core.nuclides import nuclide as nuclide_of
@@ -22,7 +23,7 @@ CURVE_POINTS = 120
 BEFORE_FIRST = {
     "constant": "before the first scan the activity is taken as that of the first scan",
     "linear": "before the first scan the activity is taken to rise evenly from zero",
-    "exponential": "before the first scan the decline between the first two scans is drawn back to the administration",
+    "exponential": "before the first scan the decline is drawn back to the administration",
 }
 
 
@@ -118,9 +119,8 @@ def assumptions(found: Dosimetry) -> list[str]:
         "mc": f"{options.decays:g} decays followed through the CT's media; their statistics are in the SD",
     }
     return [
-        BEFORE_FIRST[options.before_first],
-        "after the last scan the activity falls at the rate of the last two scans, not slower than physical decay "
-        f"({half_life:.4g} h)",
+        BEFORE_FIRST[options.early],
+        _after(options.method) + f"; not slower than physical decay ({half_life:.4g} h)",
         f"dose engine {options.engine}: {engines.get(options.engine, 'see docs/dosimetry.md')}",
         "progeny that decay sooner than their parent do so where the parent did",
         "voxels share out their region's corrected activity as the images show it: the images' blur inside a region stays",
@@ -130,6 +130,17 @@ def assumptions(found: Dosimetry) -> list[str]:
         *([f"tissue parameters of BED are assumed for {', '.join(assumed)}"] if assumed else []),
         "BED takes the dose rate of a region to follow its own activity",
     ]
+
+
+def _after(method: str) -> str:
+    """What the tail rests on."""
+    if method in SINGLE:
+        return "the decline is one exponential with the half-life of a population (kinetics_sum_of_exponentials.csv)"
+    if method in ("hierarchical", "voxel_fit"):
+        return (
+            "after the last scan each voxel falls at its own fitted rate; the curves shown are those through region activities"
+        )
+    return "after the last scan the activity falls at the rate of the last two scans"
 
 
 def curve_rows(found: Dosimetry) -> list[Row]:

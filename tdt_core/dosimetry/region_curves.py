@@ -6,6 +6,7 @@ falls between scans and linear where it rises, an exponential tail through the l
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -72,7 +73,7 @@ class DrawnCurve:
             return np.ones((1, at.size))
         if self.early == "linear":
             return np.asarray(at / first)[None]
-        rate = np.full(len(self.at_scans), self.decay_per_h)
+        rate = self.tail_rate
         if len(self.times_h) > 1:
             a, b = self.at_scans[:, 0], self.at_scans[:, 1]
             seen = (a > 0) & (b > 0)
@@ -88,6 +89,7 @@ def drawn_curves(
     draws: int,
     seed: int,
     early: str = "constant",
+    half_life_h: Mapping[str, float] | None = None,
 ) -> dict[str, DrawnCurve]:
     """Region -> its curve and `draws` draws of it over the error budgets.
 
@@ -95,6 +97,7 @@ def drawn_curves(
     ----------
     activities : of all regions at all scans. times_h : scan id -> hours after the administration.
     early : `constant`, `linear` or `exponential` before the first scan.
+    half_life_h : region -> effective half-life of a curve through a single scan; without one it is the physical one.
 
     Errors are log-normal with mean 1: counts and registration independent from scan to scan, partial volume and segmentation
     shared by the scans of a region, calibration and resolution by all regions of a calibration.
@@ -113,8 +116,17 @@ def drawn_curves(
         at_scans = np.concatenate([measured[None], measured * np.exp(log)])
         times = np.array([times_h[a.scan] for a in rows])
         parts = integrate_parts(at_scans.T, times, decay_per_h, LOG_LINEAR, EARLY[early], min(TAIL_SCANS, len(times)))
+        if len(times) == 1 and half_life_h is not None and region in half_life_h:
+            rate = max(math.log(2.0) / half_life_h[region], decay_per_h)
+            parts = _single(at_scans[:, 0], float(times[0]), rate, early)
         found[region] = DrawnCurve(times, at_scans, np.asarray(parts[:3], float), decay_per_h, early)
     return found
+
+
+def _single(activity: FloatArray, time_h: float, rate: float, early: str) -> FloatArray:
+    """(3, draws) integrals before, between and after one scan of a curve that falls at a known rate."""
+    before = {"constant": time_h, "linear": 0.5 * time_h, "exponential": math.expm1(rate * time_h) / rate}[early]
+    return np.stack([activity * before, np.zeros_like(activity), activity / rate])
 
 
 def _log_error(budget: ErrorBudget, scan: FloatArray, region: FloatArray, calibration: FloatArray) -> FloatArray:

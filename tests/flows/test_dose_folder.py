@@ -215,3 +215,68 @@ def test_an_unknown_engine_or_method_is_said_before_any_work(small: Path, capsys
         error = json.loads(capsys.readouterr().out)["error"]
         assert error["kind"] == "model.name"
         assert "one of" in error["expected"]
+
+
+@pytest.fixture(scope="module")
+def one_scan(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One scan 4 h after the administration."""
+    folder = copy_of(small, tmp_path_factory.mktemp("one") / "inbox")
+    for path in folder.glob("t2*.dcm"):
+        path.unlink()
+    return folder
+
+
+def told_of(folder: Path, out: Path, capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, Any]:
+    capsys.readouterr()
+    assert main(["dose", str(folder), "--draws", "40", "--out", str(out), "--json", *options]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_one_scan_falls_with_physical_decay_or_with_a_population_and_says_so(
+    one_scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = told_of(one_scan, tmp_path / "a", capsys)
+    madsen = told_of(one_scan, tmp_path / "b", capsys, "--method", "madsen")
+    assert any("upper bound" in f for f in plain["findings"])
+    assert any("population" in f for f in madsen["findings"])
+    for a, b in zip(plain["regions"][:3], madsen["regions"][:3], strict=True):
+        activity, t = a["scans"][0]["activity_mbq"], a["scans"][0]["time_h"]
+        half_life = plain["therapy"]["physical_half_life_h"]
+        assert a["tia_mbq_h"]["mean"] == pytest.approx(activity * (t + half_life / np.log(2)), rel=1e-4)
+        life = b["effective_half_life_h"]
+        assert life < half_life
+        assert b["tia_mbq_h"]["mean"] == pytest.approx(activity * 2 ** (t / life) * life / np.log(2), rel=1e-4)
+        # the half-life of a population is uncertain, and that is in the interval
+        assert b["tia_mbq_h"]["sd"] / b["tia_mbq_h"]["mean"] > a["tia_mbq_h"]["sd"] / a["tia_mbq_h"]["mean"]
+
+
+def test_monte_carlo_gives_the_dose_of_the_kernel_where_media_are_alike_and_adds_its_statistics(
+    one_scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kernel = told_of(one_scan, tmp_path / "a", capsys)
+    traced = told_of(one_scan, tmp_path / "b", capsys, "--engine", "mc", "--decays", "4e4")
+    assert traced["monte_carlo"]["decays"] >= 4e4
+    for a, b in zip(kernel["regions"][:3], traced["regions"][:3], strict=True):
+        assert b["dose_gy"]["mean"] == pytest.approx(a["dose_gy"]["mean"], rel=0.05)
+    sd = [float(open_dose(tmp_path / n / "dose.zarr")["dose_sd_gy"].sum()) for n in ("a", "b")]
+    assert sd[1] > sd[0]
+
+
+def test_identified_results_name_the_patient_in_the_frame_of_the_input_and_others_do_not(
+    one_scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told_of(one_scan, tmp_path / "mine", capsys, "--identified")
+    told_of(one_scan, tmp_path / "theirs", capsys)
+    frame = pydicom.dcmread(one_scan / "t1.dcm").FrameOfReferenceUID
+    for name in ("dose", "bed", "dose_sd", "regions"):
+        mine, theirs = (pydicom.dcmread(tmp_path / n / f"{name}.dcm") for n in ("mine", "theirs"))
+        assert (mine.PatientID, mine.FrameOfReferenceUID) == ("ID-4711", frame)
+        assert "PatientIdentityRemoved" not in mine
+        assert theirs.PatientID != "ID-4711"
+        assert theirs.FrameOfReferenceUID != frame
+    assert b"ID-4711" not in (tmp_path / "mine" / "page.html").read_bytes()
+
+
+def test_scans_without_that_number_are_refused(one_scan: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["dose", str(one_scan), "--scan", "2", "--json"]) == 3
+    assert json.loads(capsys.readouterr().out)["error"]["kind"] == "dose.scans"

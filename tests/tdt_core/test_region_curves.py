@@ -84,3 +84,15 @@ def test_regions_of_one_calibration_move_together_and_regions_of_two_do_not():
 def test_an_unknown_assumption_before_the_first_scan_is_refused():
     with pytest.raises(ModelError, match="constant"):
         curve([1.0], [24.0], early="nothing")
+
+
+@given(st.floats(5.0, 159.0), st.floats(2.0, 200.0))
+def test_one_scan_with_a_half_life_is_one_exponential_from_time_zero(half_life, time):
+    c = drawn_curves(measured([7.0], [time]), {"s0": time}, DECAY, 2, 1, "exponential", {"liver": half_life})["liver"]
+    assert c.integral[0] == pytest.approx(7.0 * 2 ** (time / half_life) * half_life / math.log(2.0), rel=1e-9)
+    np.testing.assert_allclose(c.values(np.array([0.0, time]))[0], [7.0 * 2 ** (time / half_life), 7.0], rtol=1e-9)
+
+
+def test_a_half_life_longer_than_the_physical_one_is_cut_to_it():
+    c = drawn_curves(measured([7.0], [24.0]), {"s0": 24.0}, DECAY, 2, 1, "constant", {"liver": 500.0})["liver"]
+    assert c.tail_rate[0] == pytest.approx(DECAY)
