@@ -250,6 +250,7 @@ def test_one_scan_falls_with_physical_decay_or_with_a_population_and_says_so(
         assert b["tia_mbq_h"]["sd"] / b["tia_mbq_h"]["mean"] > a["tia_mbq_h"]["sd"] / a["tia_mbq_h"]["mean"]
 
 
+@pytest.mark.long
 def test_monte_carlo_gives_the_dose_of_the_kernel_where_media_are_alike_and_adds_its_statistics(
     one_scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
