@@ -80,6 +80,7 @@ def conclude(site: Site, plan: CyclePlan) -> None:
         "acquisitions": images["acquisitions"],
         "conservation": dosed["conservation"],
         "organ_level": dosed["organ_level"],
+        "dose_engine": dosed["engine"],
         "assumed": summary.assumed_rows(rung, site.tissues, product, policy),
         "prior_therapies": to_plain(prior),
         "warnings": warnings(posterior, product, treated, ledger),

@@ -14,14 +14,15 @@ from storage.identity import state_identity
 from storage.intake import CycleIntake
 from tdt_core.assimilation import LADDER_NAME
 from tdt_core.codec import from_plain, to_plain
-from tdt_core.errors import InputError
+from tdt_core.dosimetry.engines import engines
+from tdt_core.errors import InputError, SettingsError
 from tdt_core.kinetics import KineticModel, covariates_of, rung_for
 from tdt_core.kinetics.ligands import family
 from tdt_core.planning import product_for
 from tdt_core.twin import Administration, Decision, Evidence, Product
 
 DEFAULT_ESTIMATOR = "map"
-ENGINE = "kernel"
+DEFAULT_ENGINE = "kernel"
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def plan_chain(site: Site, bundles: Mapping[int, str], first: int, parent: str |
             model=model,
             settings={
                 "estimator": site.settings.estimator or DEFAULT_ESTIMATOR,
-                "engine": ENGINE,
+                "engine": engine_of(site),
                 "n_draws": site.settings.n_draws,
                 "limits": to_plain(site.limits),
                 "product": to_plain(product),
@@ -80,6 +81,19 @@ def plan_chain(site: Site, bundles: Mapping[int, str], first: int, parent: str |
         plans.append(plan)
         parent = plan.state_id
     return plans
+
+
+def engine_of(site: Site) -> str:
+    """Name of the dose engine that the settings ask for. Raises SettingsError when there is none of that name."""
+    name = site.settings.engine or DEFAULT_ENGINE
+    if name not in engines():
+        raise SettingsError(
+            f"no dose engine named {name!r}",
+            expected=f"one of {', '.join(engines())}",
+            remedy="correct `engine` in tdt.toml or TDT_ENGINE",
+            kind="settings.engine",
+        )
+    return name
 
 
 def product_of(site: Site, cycle: CycleIntake, given: list[Administration]) -> Product:

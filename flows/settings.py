@@ -45,6 +45,7 @@ class Settings(BaseSettings):
     root_seed: int = Field(default=20_261_120, ge=0, lt=2**32, description="root of all random numbers of a state")
     model: str = Field(default="", description="kinetic model (rung); empty: the ladder, from whole_body down")
     estimator: str = Field(default="", description="estimator; empty: MAP with Laplace draws")
+    engine: str = Field(default="", description="dose engine: local, kernel, multimedium, mc; empty: kernel")
     limits: Path | None = Field(default=None, description="dose limits (CSV); empty: the packaged ones")
     products: Path | None = Field(default=None, description="products, ranges, planned cycles (CSV); empty: packaged")
     watch_minutes: float = Field(default=5.0, gt=0, description="how often `tdt serve` looks into the inbox")

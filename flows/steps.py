@@ -16,6 +16,7 @@ from flows.plan import CyclePlan, decision_of, rung_of, seed_of
 from flows.site import Site
 from storage.cycles import get_cycle
 from storage.intake import CycleIntake
+from storage.kernel_cache import KernelCache, kernel_digest
 from storage.work import WorkFolder
 from tdt_core.assimilation import Prior, adapt, assimilate_on, evolve, population_prior, rungs_of, was_treated
 from tdt_core.codec import from_plain, to_plain
@@ -54,6 +55,7 @@ def quantify(site: Site, plan: CyclePlan, map_: MapLike = map) -> None:
         "noise": np.stack([draw.array for draw in noise]),
         "ct_hu": np.rint(images.ct_hu.array).astype(np.int16),
         "density": images.density.array.astype(np.float32),
+        "material": images.material,
         "labels": images.labels.labels,
         "affine": images.affine,
     }
@@ -63,6 +65,7 @@ def quantify(site: Site, plan: CyclePlan, map_: MapLike = map) -> None:
         "spacing_mm": list(images.spacing_mm),
         "frame_of_reference": images.frame_of_reference,
         "findings": list(images.findings),
+        "density_from": images.density_from,
         "acquisitions": [acquisition(scan, cycle, images.activities) for scan in images.registered],
     }
     work.save("images", arrays, plain)
@@ -180,6 +183,7 @@ def dose(site: Site, plan: CyclePlan, map_: MapLike = map) -> None:
     given = therapy_of(evidence, product)
     theta = posterior.draws[:, : len(rung.parameters)]
     tia = rung.time_integrated_activity(theta, given)
+    engine = plan.identity["settings"]["engine"]
     names, spacing = [r.name for r in rung.regions], tuple(images["spacing_mm"])
     masks = {name: arrays["labels"] == i + 1 for i, name in enumerate(names)}
     ratio = mass_ratio([r.mass_g for r in rung.regions], [masks[n] for n in names], arrays["density"], spacing)
@@ -192,9 +196,12 @@ def dose(site: Site, plan: CyclePlan, map_: MapLike = map) -> None:
         spacing_mm=spacing,
         nuclide=given.nuclide,
         density_g_cm3=arrays["density"],
+        material=arrays["material"],
         mass_factors=factors * ratio,
         noise_draws=arrays["noise"],
         responses=responses(rung.regions, g, site.tissues),
+        engine=engine,
+        cache=KernelCache(site.home.kernels),
         map=map_,
     )
     matrix = result.dose_matrix_gy_per_mbq_h / ratio[:, None]
@@ -214,7 +221,12 @@ def dose(site: Site, plan: CyclePlan, map_: MapLike = map) -> None:
             "tia": tia.T,
             "g": g,
         },
-        {"dvh": result.dvh, "conservation": result.conservation, "organ_level": level},
+        {
+            "dvh": result.dvh,
+            "conservation": result.conservation,
+            "organ_level": level,
+            "engine": {"name": engine, "version": kernel_digest(), "density_from": images["density_from"]},
+        },
     )
 
 

@@ -6,6 +6,7 @@
       evidence/<sha>/             meta.json, array.npy
       twins/<pid>/                HEAD, states/<id>/, decisions/<id>.json
       derived/<id>/               reports and exports; can be remade
+      derived/kernels/            dose kernels by content; can be remade
       trials/<id>/                trial.json, results.zarr, manifest.json
       notes/to_index/<id>         states, or failure.<pid>, that the MLflow index has not heard of
       locks/                      lock files
@@ -65,6 +66,10 @@ class Home:
     @property
     def derived(self) -> Path:
         return self.root / "derived"
+
+    @property
+    def kernels(self) -> Path:
+        return self.derived / "kernels"
 
     @property
     def trials(self) -> Path:

@@ -75,7 +75,7 @@ def run(
     seed: int = 1,
     mc: int = 1,
     mc_sd: float = 0.03,
-    mc_pilot: int = 1_000_000,
+    mc_pilot: int = 4_000_000,
     mc_speed_decays: int = 400_000,
 ) -> dict[str, Any]:
     """Named figures for a cube of `matrix` voxels over 500 mm; times are the best of `repeats`, kernels made inside them.

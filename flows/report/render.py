@@ -79,6 +79,7 @@ def render_report(
         "fit": sections.fit_rows(state),
         "diagnostics": sections.diagnostics(state),
         "conservation": sections.conservation(state),
+        "dose_engine": sections.dose_engine(state),
         "forecast": _forecast(state, previous),
         "truth": sections.truth_rows(state, truth),
         "lesions": sections.lesion_rows(state),

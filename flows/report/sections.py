@@ -50,6 +50,14 @@ CONSERVATION_NAMES = {
 }
 
 
+ENGINE_WORDS = {
+    "local": "electrons and alphas stay in their voxel, photons leave the body",
+    "kernel": "energy spreads as in water; each voxel's own mass divides it",
+    "multimedium": "electrons follow rays through the media of the CT, photons are scaled by density",
+    "mc": "decays followed through the media of the CT; their statistics are part of the SD of voxels",
+}
+
+
 def in_order(regions: Sequence[str]) -> list[str]:
     """Region names in the order in which pages list them: organs as in the palette, then lesions, then the rest."""
     ranks = {name: n for n, name in enumerate(ORGAN_COLOURS)}
@@ -264,6 +272,18 @@ def diagnostics(state: TwinState) -> list[tuple[str, str]]:
             words = plain(value) if float(value).is_integer() else number(value)
             rows.append((DIAGNOSTIC_NAMES.get(key, key.replace("_", " ")), words))
     return rows
+
+
+def dose_engine(state: TwinState) -> list[tuple[str, str]]:
+    """How the dose was computed: engine, version of its sources and data, where density and medium come from."""
+    told = state.summary.get("dose_engine")
+    if not told:
+        return []
+    return [
+        ("engine", f"{told['name']}: {ENGINE_WORDS.get(told['name'], 'see docs/dosimetry.md')}"),
+        ("version", told["version"][:12]),
+        ("CT to density and medium", told["density_from"]),
+    ]
 
 
 def conservation(state: TwinState) -> list[tuple[str, str]]:

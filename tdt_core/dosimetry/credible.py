@@ -15,8 +15,8 @@ basis. Memory: regions x voxels in float32, 170 MB for 25 regions of 1.7 million
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ import numpy.typing as npt
 from tdt_core.dosimetry.conservation import energy_balance
 from tdt_core.dosimetry.density import check_spacing, density_map, dose_gy, mass_kg
 from tdt_core.dosimetry.dvh_bands import dvh_bands
-from tdt_core.dosimetry.engines import DoseEngine, EngineSetting, build_engine
+from tdt_core.dosimetry.engines import DoseEngine, EngineSetting, StatisticalEngine, build_engine
 from tdt_core.dosimetry.units import Array32, FloatArray
 from tdt_core.dosimetry.voxel_bands import Response, VoxelBands, voxel_bands
 from tdt_core.errors import GeometryError, InputError
@@ -75,6 +75,7 @@ def credible_dose(
     noise_draws: Iterable[npt.NDArray[Any]] | None = None,
     responses: Mapping[str, Response] | None = None,
     engine: str = "kernel",
+    engine_options: Mapping[str, Any] | None = None,
     progeny: Progeny = "equilibrium",
     cache: MutableMapping[str, Any] | None = None,
     map: Callable[..., Iterable[Any]] = map,
@@ -87,7 +88,8 @@ def credible_dose(
         regions everywhere.
     tia_mbq_h : (draws, regions) time-integrated activity.
     masks : per region (z, y, x) its voxels; not empty, not overlapping.
-    spacing_mm, nuclide, density_g_cm3, material, engine, progeny, cache : as for `absorbed_dose`.
+    spacing_mm, nuclide, density_g_cm3, material, engine, progeny, cache : as for `absorbed_dose`; `engine_options` are its
+        options.
     mass_factors : (draws, regions) true mass over measured mass; a region's dose is divided by it. That also divides the
         cross-dose, whose energy scales with the mass: an error of the factor's deviation times the cross share.
     noise_draws : arrays (z, y, x) of redrawn weights, in each voxel that of the region whose mask holds it.
@@ -108,20 +110,28 @@ def credible_dose(
     owner = _owners(names, masks, shape)
     density = density_map(shape, density_g_cm3, material)
     mass = mass_kg(density, spacing_mm)
-    built = build_engine(engine, EngineSetting(nuclide, spacing_mm, density, material, progeny, cache))
+    setting = EngineSetting(nuclide, spacing_mm, density, material, progeny, cache, dict(engine_options or {}))
+    built = build_engine(engine, setting)
 
     basis = np.empty((len(names), *shape), np.float32)
     deposited_j = np.empty(len(names))
     stack = [np.asarray(weights[n], np.float32) for n in names]
-    for i, energy in enumerate(map(built.energy, stack)):
+    statistics = np.zeros(shape, np.float32)
+    for i, (energy, sd) in enumerate(_energies(built, stack, map)):
         basis[i] = dose_gy(energy, mass)
+        if sd is not None:
+            mean_tia = np.append((tia[:, [i]] / factors).mean(axis=0), tia[:, i].mean()).astype(np.float32)
+            statistics += (mean_tia[owner] * dose_gy(sd, mass)) ** 2
         deposited_j[i] = energy.sum(where=mass > 0, dtype=np.float64)
     conservation = energy_balance(built, stack, tia.mean(axis=0), deposited_j, mass > 0)
 
     mean, variance = _moments(basis, owner, tia, factors)
-    pattern = None
+    added = statistics
     if noise_draws is not None:
-        added = _pattern_variance(built, noise_draws, tia, factors, mass, owner, map)
+        redrawn = build_engine("kernel", replace(setting, options={})) if isinstance(built, StatisticalEngine) else built
+        added = statistics + _pattern_variance(redrawn, noise_draws, tia, factors, mass, owner, map)
+    pattern = None
+    if added.any():
         variance += added
         pattern = np.divide(added, mean**2, out=np.zeros_like(added), where=mean > 0)
     known = [(responses or {}).get(n) for n in names]
@@ -136,6 +146,18 @@ def credible_dose(
         dvh=[dvh_bands(n, basis[:, owner == r], tia, factors[:, r], known[r]) for r, n in enumerate(names)],
         conservation=conservation,
     )
+
+
+def _energies(
+    engine: DoseEngine, stack: Sequence[Array32], map: Callable[..., Iterable[Any]]
+) -> Iterator[tuple[Array32, Array32 | None]]:
+    """Energy of each map of weights, with its statistical SD where the engine has one (it then uses all cores itself)."""
+    if isinstance(engine, StatisticalEngine):
+        for weights in stack:
+            yield engine.energy_and_sd(weights)
+    else:
+        for energy in map(engine.energy, stack):
+            yield energy, None
 
 
 def _checked_draws(values: npt.NDArray[Any], names: tuple[str, ...], what: str) -> FloatArray:

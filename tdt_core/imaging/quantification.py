@@ -17,7 +17,8 @@ import numpy.typing as npt
 from tdt_core.codec import digest
 from tdt_core.errors import CalibrationError, GeometryError, InputError, UnitError
 from tdt_core.imaging import error_budget as eb
-from tdt_core.imaging.density import check_coverage, density
+from tdt_core.imaging.ct_calibration import packaged_calibration
+from tdt_core.imaging.density import check_coverage, media
 from tdt_core.imaging.masks import body_outline, check_labels
 from tdt_core.imaging.partial_volume import Corrected, compartments, correct
 from tdt_core.imaging.regions import region_named, with_volume
@@ -61,7 +62,8 @@ class CycleImages:
     regions : with volume_ml, mass_g and volume_rel_sd; `rest` (body without regions) stands last.
     labels : regions on the reference grid; the last label is `rest`, so the labels fill the body.
     body : (z, y, x) mask on the reference grid.
-    ct_hu, density : float32 on the reference grid.
+    ct_hu, density : float32 on the reference grid. material : (z, y, x) indices of `tdt_core.dosimetry.MATERIALS`.
+    density_from : where the curve from CT numbers to density and medium comes from.
     registered : scans on the reference grid in order of time.
     findings : remarks in words that did not lead to a refusal.
     """
@@ -72,6 +74,8 @@ class CycleImages:
     body: BoolArray
     ct_hu: Volume
     density: Volume
+    material: npt.NDArray[np.int8]
+    density_from: str
     registered: tuple[RegisteredScan, ...]
     findings: tuple[str, ...]
 
@@ -354,7 +358,10 @@ def quantify_cycle(
     findings += check_labels(on_grid, body > 0.5)
     inside = (body > 0.5) | (on_grid.labels > 0)
     ct = resample(reference_ct.volume, reference.volume, fill=-1000.0)
-    rho = density(ct, inside)
+    calibration = packaged_calibration()
+    found = media(ct, inside, calibration)
+    rho = found.density
+    findings += found.findings
     regions, on_grid = _sized(labels, on_grid, inside, rho, reference.volume)
     for _, _, more in results:
         findings += more
@@ -365,6 +372,8 @@ def quantify_cycle(
         body=inside,
         ct_hu=ct,
         density=rho,
+        material=found.material,
+        density_from=calibration.source,
         registered=tuple(r[1] for r in results),
         findings=tuple(dict.fromkeys(findings)),
     )

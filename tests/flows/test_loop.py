@@ -15,12 +15,15 @@ import pytest
 from loop_case import CANARY, fingerprint, new_site, only_cycle, write_patient
 
 from flows.bench.loop import forecast_scores
-from flows.chain import refit, replay, run_chain, without_imageless_start
+from flows.chain import known_cycles, refit, replay, run_chain, without_imageless_start
 from flows.cli import main
+from flows.plan import plan_chain
+from flows.report.sections import dose_engine
 from flows.site import Site, open_site
 from flows.truth import KINDS, errors, read_truth
 from storage.intake import CycleIntake, Intake
-from tdt_core.errors import InputError, TwinError
+from storage.kernel_cache import kernel_digest
+from tdt_core.errors import InputError, SettingsError, TwinError
 from tdt_core.twin import Patient, PriorTherapy
 
 HERE = Path(__file__).parent
@@ -63,6 +66,48 @@ def test_every_state_holds_doses_curves_maps_and_a_proposal_or_its_reason(run):
         assert (dose.bed_q05_gy.values[known] >= low[known]).all()
         assert (np.isfinite(dose.bed_q95_gy.values) == known).all()
         assert abs(state.summary["conservation"]["activity_relative_difference"]) < 1e-3
+
+
+def test_the_dose_engine_is_told_with_its_version_and_keeps_its_kernels(run):
+    site, outcome = run
+    state = site.store.load(outcome["states"][-1])
+    assert state.identity["settings"]["engine"] == "kernel"
+    told = dict(dose_engine(state))
+    assert told["engine"].startswith("kernel")
+    assert told["version"] == kernel_digest()[:12]
+    assert "hu_density.csv" in told["CT to density and medium"]
+    assert len(list(site.home.kernels.iterdir())) >= 2
+
+
+def test_another_dose_engine_is_another_state_and_an_unknown_one_is_refused(run):
+    site, outcome = run
+
+    def first(**settings):
+        other = dataclasses.replace(site, settings=site.settings.model_copy(update=settings))
+        return plan_chain(other, known_cycles(site, outcome["pid"]), 0, None)[0]
+
+    assert first().state_id == first(engine="kernel").state_id == outcome["states"][0]
+    assert first(engine="mc").state_id != first().state_id
+    assert first(engine="mc").identity["settings"]["engine"] == "mc"
+    with pytest.raises(SettingsError, match="magic"):
+        first(engine="magic")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("engine", ["multimedium", "mc", "local"])
+def test_the_loop_runs_with_every_engine_and_finds_the_same_kidney(run, patient, tmp_path, engine):
+    kernel, outcome = run
+    site = new_site(tmp_path, engine=engine)
+    made = run_chain(site, only_cycle(patient, tmp_path / "inbox", (1,), 1))
+    assert dict(dose_engine(site.store.load(made["states"][0])))["engine"].startswith(engine)
+
+    def kidney(site, state):
+        rows = {r["region"]: r["gy_per_gbq"]["mean"] for r in site.store.load(state).summary["doses"]}
+        return rows["kidney_left"]
+
+    assert kidney(site, made["states"][0]) == pytest.approx(kidney(kernel, outcome["states"][1]), rel=0.1)
+    low, high = (float(np.nanmax(site.store.open_dose(made["states"][0])[f"dose_{k}_gy"].values)) for k in ("sd", "mean"))
+    assert 0 < low < high
 
 
 def test_region_doses_agree_with_the_mean_of_the_map(run):

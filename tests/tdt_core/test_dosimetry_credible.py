@@ -205,3 +205,29 @@ def test_histograms_without_voxels_are_refused():
         dvh(np.ones((2, 2, 2)), np.ones((2, 2, 3), bool))
     with pytest.raises(InputError):
         dvh(np.full((2, 2, 2), np.nan), np.ones((2, 2, 2), bool))
+
+
+def test_statistics_of_monte_carlo_are_in_the_sd_and_the_quantiles_of_voxels():
+    """One draw has no other uncertainty, so the SD is that of the engine; runs of other seeds scatter by it."""
+    one = {"tia": TIA[:1], "mass_factors": FACTORS[:1], "engine": "mc"}
+    runs = [solve(**one, engine_options={"decays": 4000, "seed": seed}) for seed in range(6)]
+    inside = MASKS["kidney_left"]
+    scatter = np.std([r.mean_gy[inside] for r in runs], axis=0, ddof=1)
+    stated = np.mean([r.sd_gy[inside] ** 2 for r in runs], axis=0)
+    assert np.sqrt((scatter**2).mean() / stated.mean()) == pytest.approx(1.0, abs=0.2)
+    kernel = solve(tia=TIA[:1], mass_factors=FACTORS[:1])
+    assert kernel.sd_gy.max() == 0.0
+    assert np.mean([r.mean_gy[inside].mean() for r in runs]) == pytest.approx(kernel.mean_gy[inside].mean(), rel=0.02)
+    assert runs[0].region_dose_gy[0, 0] == pytest.approx(runs[0].mean_gy[inside].mean(), rel=1e-5)
+    again = solve(**one, engine_options={"decays": 4000, "seed": 0})
+    assert np.array_equal(again.mean_gy, runs[0].mean_gy)
+
+
+def test_redrawn_patterns_of_monte_carlo_add_what_those_of_the_kernel_add():
+    redrawn = [np.sum(list(WEIGHTS.values()), axis=0) * f for f in (0.9, 1.0, 1.1)]
+    one = {"tia": TIA[:1], "mass_factors": FACTORS[:1]}
+    with_patterns, without = (
+        solve(**one, engine="mc", engine_options={"decays": 2000}, noise_draws=draws) for draws in (redrawn, None)
+    )
+    kernel = solve(**one, noise_draws=redrawn)
+    assert with_patterns.sd_gy**2 - without.sd_gy**2 == pytest.approx(kernel.sd_gy**2, rel=1e-3, abs=1e-4)

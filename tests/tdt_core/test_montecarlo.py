@@ -94,6 +94,18 @@ def test_escaping_energy_from_another_stream_closes_the_balance_of_every_region(
     assert report["balance_relative_difference"] < 5e-3
 
 
+def test_the_balance_of_few_decays_is_allowed_its_statistics_and_scatters_by_less():
+    weights, misses = np.ones(SHAPE) / np.prod(SHAPE), []
+    for seed in range(8):
+        engine = built("I-131", decays=1000, seed=seed)
+        deposited = np.array([engine.energy(weights).sum(dtype=float)])
+        report = energy_balance(engine, [weights], np.ones(1), deposited, np.ones(SHAPE, bool))
+        misses.append(report["balance_relative_difference"])
+        sd = engine.balance_sd()
+    assert 0.2 * sd < np.sqrt(np.mean(np.square(misses))) < sd
+    assert sd == pytest.approx(10 * built("I-131", decays=100_000).balance_sd(), rel=1e-9)
+
+
 def test_what_goes_into_voxels_that_do_not_absorb_has_escaped():
     engine = built("Y-90")
     engine.energy(np.ones(SHAPE))

@@ -6,7 +6,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -61,6 +61,19 @@ class DoseEngine(Protocol):
 
         Found by another way than `energy`, so that the energy balance can be checked at run time.
         """
+        ...
+
+
+@runtime_checkable
+class StatisticalEngine(DoseEngine, Protocol):
+    """An engine whose energies are estimates, with several cores of its own."""
+
+    def energy_and_sd(self, tia_mbq_h: npt.NDArray[Any]) -> tuple[Array32, Array32]:
+        """As `energy`, and the statistical standard deviation per voxel, J."""
+        ...
+
+    def balance_sd(self) -> float:
+        """Statistical SD of deposited plus escaping over emitted energy of one map, as `energy_balance` compares them."""
         ...
 
 

@@ -34,6 +34,8 @@ from tdt_core.nuclides import Progeny, emissions
 
 DECAYS = 2_000_000
 OPTIONS = ("decays", "seed", "blocks", "threads", "cut_kev")
+ESCAPING_DECAYS = 400_000
+"""Decays per map that was asked for, in the balance of escaping energy; half of them start from it."""
 _OTHER_STREAM = 0x5DEECE66D
 
 
@@ -77,18 +79,36 @@ class MonteCarloEngine:
 
     def energy(self, tia_mbq_h: npt.NDArray[Any]) -> Array32:
         """Energy per voxel, J."""
+        return self.energy_and_sd(tia_mbq_h)[0]
+
+    def energy_and_sd(self, tia_mbq_h: npt.NDArray[Any]) -> tuple[Array32, Array32]:
+        """Energy per voxel and its statistical SD, J."""
         total = float(np.asarray(tia_mbq_h).sum(dtype=np.float64))
         if total == 0.0:
-            return np.zeros(self.setting.shape, np.float32)
-        return (self.scored(tia_mbq_h).energy_kev * (total * JOULE_PER_MBQ_H_KEV)).astype(np.float32)
+            return np.zeros(self.setting.shape, np.float32), np.zeros(self.setting.shape, np.float32)
+        found, unit = self.scored(tia_mbq_h), total * JOULE_PER_MBQ_H_KEV
+        return (found.energy_kev * unit).astype(np.float32), (found.sd_kev * unit).astype(np.float32)
+
+    def balance_sd(self) -> float:
+        """Upper bound from the spectra: number and energies of what a decay emits vary as if each were drawn on its own."""
+        emitted = emissions(self.setting.nuclide, self.setting.progeny)
+        square = sum(float((s.yields * s.energies_kev**2).sum()) for s in (emitted.electrons, emitted.photons))
+        maps = max(1, round(self._asked.sum()))
+        return math.sqrt(square / self.emitted_kev**2 * (1.0 / self.decays + 2.0 * maps / self._escaping_decays()))
+
+    def _escaping_decays(self) -> int:
+        return max(self.decays, min(self.decays, ESCAPING_DECAYS) * round(self._asked.sum()))
 
     def escaping_fraction(self, absorbing: npt.NDArray[np.bool_]) -> Array32:
-        """From decays of another random stream: half of them from all voxels alike, half from the maps asked for so far."""
+        """From decays of another random stream: half of them from all voxels alike, half from the maps asked for so far.
+
+        Their number grows with that of the maps, so that the balance of each can be checked.
+        """
         everywhere = np.full(self._asked.shape, 1.0 / self._asked.size)
         asked = self._asked / self._asked.sum() if self._asked.any() else everywhere
         fraction = escaping(
             everywhere + asked, self.physics, self._grid(~absorbing), self.source, self.emitted_kev,
-            decays=self.decays, seed=self._seed + _OTHER_STREAM, blocks=self._blocks, threads=self._threads,
+            decays=self._escaping_decays(), seed=self._seed + _OTHER_STREAM, blocks=self._blocks, threads=self._threads,
         )  # fmt: skip
         return fraction.astype(np.float32)
 
