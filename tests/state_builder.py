@@ -131,7 +131,11 @@ def _dvh(organ: Organ, mean_gy: float) -> dict[str, Any]:
     metrics = {k: metric(f * mean_gy) for k, f in factors.items()}
     metrics["v20"] = metric(0.02 if mean_gy < 15 else 0.6)
     scale = 1.645 * organ.rel_sd
+    uniform = {"eubed": metric(0.9 * mean_gy), "eud_survival": metric(0.8125 * mean_gy)}
+    if organ.organ == "lesions":
+        metrics["eud"] = metric(0.70 * mean_gy)
     return {
+        "bed": {"metrics": uniform} if organ.organ == "lesions" else None,
         "region": organ.name,
         "dose_gy": dose.tolist(),
         "q05": survival(math.exp(-scale)),

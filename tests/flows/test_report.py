@@ -16,6 +16,7 @@ import xarray as xr
 from state_builder import build_dose, build_state
 
 from flows.report import BANNER, render_report, sections
+from flows.report.style import name_of, number
 from tdt_core.twin import Decision, TwinState
 
 SMALL = (60, 28, 36)
@@ -43,6 +44,18 @@ def with_summary(state: TwinState, **changes: Any) -> TwinState:
 def text_of(html: str) -> str:
     body = re.sub(r"<style>.*?</style>", "", html, flags=re.S)
     return unescape(re.sub(r"[ \n]+", " ", re.sub(r"<[^>]+>", " ", body)))
+
+
+def test_equivalent_uniform_doses_stand_beside_the_histograms_where_they_are_known(state: TwinState, page: str) -> None:
+    start = page.index("EUD by survival")
+    lines = page[start : page.index("</table>", start)].split("<tr>")[1:]
+    curves = {name_of(r["region"]): r for r in state.summary["dvh"]}
+    assert len(lines) == len(curves)
+    for line in lines:
+        row = curves[unescape(re.findall(r"<td[^>]*>([^<]*)</td>", line)[0])]
+        known = row["bed"] and row["bed"]["metrics"]["eud_survival"]
+        shown = line.rpartition("<td")[2].partition(">")[2]
+        assert shown.startswith(number(known["mean"]) if known else "–")
 
 
 def test_a_page_asks_for_nothing_outside_itself(page: str) -> None:
