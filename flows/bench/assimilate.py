@@ -27,7 +27,7 @@ from scipy import stats
 
 from flows.bench.resumable import by_patient
 from flows.bench.virtual import QUANTITIES, drawn, told_of
-from tdt_core.assimilation import Prior, assimilate, next_prior, population_prior, transition
+from tdt_core.assimilation import Cycle, Prior, assimilate, next_prior, population_prior, smooth, transition
 from tdt_core.assimilation.experiment import ranks, simulated
 from tdt_core.errors import EstimationError, SettingsError, TwinError
 from tdt_core.kinetics import UPTAKE, KineticModel
@@ -40,6 +40,8 @@ FloatArray = npt.NDArray[np.float64]
 SHORT = {"reduced_body": "reduced"}
 RANKS, BINS = 99, 20
 MISFITS = ("none", "rung", "calibration", "shifted", "trend")
+FILTER_SHIFT_SD, FILTER_SD = 0.2, 0.15
+"""How near the filter must be to the fit of all cycles: shift of the mean in sd, relative difference of the sd."""
 LIMITED = {"kidneys", "red_marrow"}
 TRUTH, ERRORS, FIT = 31, 32, 33  # streams of random numbers
 
@@ -118,6 +120,8 @@ def course(
     rows: list[dict[str, Any]] = []
     out: dict[str, Any] = {"seed": seed, "seconds": [], "alarms": [], "refused": []}
     prior, found = population, unknowing
+    past: list[Cycle] = []
+    filtered: list[Posterior] = []
     for cycle in range(cycles + 1):
         evidence = _broken(simulated(virtual.plan(cycle), true_rung, theta, errors), misfit)
         if cycle == 1:
@@ -136,10 +140,26 @@ def course(
         if cycle:
             out["seconds"].append(seconds)
         interval = virtual.product.interval_h if cycle else 0.0
-        prior = next_prior(posterior, transition(rung, cycle, interval, treated=cycle > 0), f"cycle {cycle}")
+        step = transition(rung, cycle, interval, treated=cycle > 0)
+        prior = next_prior(posterior, step, f"cycle {cycle}")
+        past.append(Cycle(rung, evidence, step))
+        filtered.append(posterior)
         theta = transition(true_rung, cycle, interval, treated=cycle > 0).draws(theta[None], rng)[0]
         if misfit == "trend" and cycle:
             theta = theta + _trend(true_rung)
+    if estimator == "map":
+        # parameters of the last cycle by all cycles at once, against the filter's
+        started = time.perf_counter()
+        together = smooth(population, past, filtered)
+        out["smoother_seconds"] = time.perf_counter() - started
+        theta_joint = together.draws(draws, np.random.default_rng([seed, FIT, 200]))[-1]
+        joint = virtual.dose(rung, theta_joint, cycles)
+        rows += [told_of(q, truth[q], joint[q]) | {"cycle": cycles, "what": "smoother"} for q in QUANTITIES]
+        out["filter_shift_sd"], out["filter_sd_ratio"] = {}, {}
+        for q in QUANTITIES:
+            by_filter, by_all = np.log(found[q]), np.log(joint[q])
+            out["filter_shift_sd"][q] = float((by_filter.mean() - by_all.mean()) / by_all.std())
+            out["filter_sd_ratio"][q] = float(by_filter.std() / by_all.std())
     return out | {"rows": rows}
 
 
@@ -220,6 +240,16 @@ def figures(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     told["forecast_coverage90"] = (
         {q: float(of("covered", quantity=q, what="forecast").mean()) for q in QUANTITIES} if max(cycles) > 1 else {}
     )
+    if compared := [r for r in results if "filter_shift_sd" in r]:
+        shift, ratio = ([r[key][q] for r in compared for q in QUANTITIES] for key in ("filter_shift_sd", "filter_sd_ratio"))
+        near = (np.abs(shift) < FILTER_SHIFT_SD) & (np.abs(np.array(ratio) - 1.0) < FILTER_SD)
+        told["smoother"] = {
+            "coverage90": {q: float(of("covered", quantity=q, what="smoother").mean()) for q in QUANTITIES},
+            "filter_within": float(near.mean()),
+            "shift_sd_95": float(np.quantile(np.abs(shift), 0.95)),
+            "sd_ratio_05_95": np.quantile(ratio, (0.05, 0.95)).tolist(),
+            "seconds": float(np.median([r["smoother_seconds"] for r in compared])),
+        }
     told["failed"], told["failures"] = len(failed), sorted(set(failed))[:5]
     told["alarm_share"] = [float(x) for x in np.mean([r["alarms"] for r in results], axis=0)]
     told["refused_share"] = [float(x) for x in np.mean([r["refused"] for r in results], axis=0)]
@@ -259,6 +289,12 @@ def describe(told: Mapping[str, Any]) -> str:
             lines.append(f"  {q:<9} covered, half-width: " + "   ".join(cells))
         for who, by in mine["crps"].items():
             lines.append(f"  CRPS of the next cycle's dose, {who}: " + ", ".join(f"{q} {v:.4f}" for q, v in by.items()))
+        if "smoother" in mine:
+            s = mine["smoother"]
+            lines.append(
+                f"  filter within {FILTER_SHIFT_SD} sd and {FILTER_SD:.0%} of the fit of all cycles in {s['filter_within']:.1%}"
+                f" of doses; it takes {s['seconds']:.2f} s"
+            )
         ranks_ = mine["ranks"]
         lines.append(
             f"  ranks of {ranks_['quantities']} quantities: least p {ranks_['least_p']:.3g}, "

@@ -14,12 +14,15 @@ from tdt_core.assimilation.evolution import (
     transition,
     was_treated,
 )
+from tdt_core.assimilation.joint import Cycle, Smoothed, smooth
 from tdt_core.assimilation.problem import Prior, Problem, build_problem
 
 __all__ = [
     "LADDER_NAME",
+    "Cycle",
     "Prior",
     "Problem",
+    "Smoothed",
     "Transition",
     "Worth",
     "adapt",
@@ -34,6 +37,7 @@ __all__ = [
     "population_prior",
     "register",
     "rungs_of",
+    "smooth",
     "smooth_draws",
     "state_model",
     "transition",

@@ -100,10 +100,10 @@ def assimilate(
         draws=draws,
         model=model.name,
         diagnostics={
-            **_diagnostics(target, fit, draws, model, evidence, int(outlier.sum())),
+            **_diagnostics(problem, fit, draws, model, evidence, int(outlier.sum())),
             "estimator": {**fit.notes, "solves": target.solves[0], "draws_without_solution": lost},
         },
-        fit_report=_fit_report(target, fit, predicted, outlier),
+        fit_report=_fit_report(problem, fit, predicted, target.sd, outlier),
     )
 
 
@@ -160,9 +160,8 @@ def solved_draws(target: Target, fit: Fit, count: int, rng: np.random.Generator)
 
 
 def _diagnostics(
-    target: Target, fit: Fit, draws: FloatArray, model: KineticModel, evidence: Evidence, outliers: int
+    problem: Problem, fit: Fit, draws: FloatArray, model: KineticModel, evidence: Evidence, outliers: int
 ) -> dict[str, Any]:
-    problem = target.problem
     d = problem.y.size
     two_j = float(fit.residual @ fit.residual + fit.z @ fit.z)
     information = np.linalg.eigvalsh(fit.whitened_jacobian.T @ fit.whitened_jacobian) if d else np.zeros(1)
@@ -226,10 +225,9 @@ def _linearity_shift(
 
 
 def _fit_report(
-    target: Target, fit: Fit, predicted: FloatArray, outlier: npt.NDArray[np.bool_]
+    problem: Problem, fit: Fit, predicted: FloatArray, sd: FloatArray, outlier: npt.NDArray[np.bool_]
 ) -> tuple[Mapping[str, Any], ...]:
     """One record per datum: what the update did with it, and why; `predicted` (draws, d) ln MBq."""
-    problem, sd = target.problem, target.sd
     prior_mean = problem.predict(problem.mean)[0] if problem.y.size else problem.y
     prior_sd = np.linalg.norm(problem.jacobian(problem.mean) @ problem.factor, axis=1)
     report: list[Mapping[str, Any]] = [

@@ -44,10 +44,10 @@ class Prior:
 
     def draws(self, count: int, rng: np.random.Generator) -> FloatArray:
         """(count, n) draws."""
-        return np.asarray(self.mean + rng.standard_normal((count, len(self.names))) @ _factor(self.covariance).T)
+        return np.asarray(self.mean + rng.standard_normal((count, len(self.names))) @ factor_of(self.covariance).T)
 
 
-def _factor(covariance: FloatArray) -> FloatArray:
+def factor_of(covariance: FloatArray) -> FloatArray:
     """Lower Cholesky factor; a jitter of 1e-12 of the scale admits exactly known directions."""
     scale = float(np.trace(covariance)) / max(len(covariance), 1)
     return np.asarray(np.linalg.cholesky(covariance + 1e-12 * max(scale, 1e-12) * np.eye(len(covariance))))
@@ -137,7 +137,7 @@ def build_problem(prior: Prior, evidence: Evidence, model: KineticModel) -> Prob
         model=model,
         names=prior.names + tuple(nuisances),
         mean=np.concatenate([prior.mean, [p.mean for p in nuisances.values()]]),
-        factor=_factor(covariance),
+        factor=factor_of(covariance),
         n_model=n,
         y=np.log([d.value for d in usable]) if usable else np.zeros(0),
         sd=sd,

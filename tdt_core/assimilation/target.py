@@ -10,16 +10,41 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from tdt_core.assimilation.problem import Problem
 from tdt_core.errors import EstimationError, ModelError
 
 FloatArray = npt.NDArray[np.float64]
+
+
+class Solvable(Protocol):
+    """What an estimator needs of a problem: `Problem` of one cycle, or the joint one of several."""
+
+    @property
+    def mean(self) -> FloatArray:
+        """(p,) prior mean."""
+
+    @property
+    def factor(self) -> FloatArray:
+        """(p, p) lower Cholesky factor of the prior covariance."""
+
+    @property
+    def y(self) -> FloatArray:
+        """(d,) ln of the data."""
+
+    @property
+    def below(self) -> npt.NDArray[np.bool_]:
+        """(d,) which data are limits of quantification."""
+
+    def predict(self, theta: FloatArray) -> FloatArray:
+        """(m, p) -> (m, d) ln of the data."""
+
+    def jacobian(self, theta: FloatArray) -> FloatArray:
+        """(p,) -> (d, p)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +54,7 @@ class Target:
     `solves` holds the number of solves of the model so far, a Jacobian counting one per parameter.
     """
 
-    problem: Problem
+    problem: Solvable
     sd: FloatArray
     solves: list[int] = field(default_factory=lambda: [0])
 

@@ -20,6 +20,7 @@ def test_intervals_of_the_curves_cover_where_the_model_is_right():
     assert told["crps"]["twin"]["kidneys"] < told["crps"]["population"]["kidneys"]
     assert set(told["coverage90"]["kidneys"]) == {"c0", "c1", "c2"} == set(told["halfwidth90_median"]["marrow"])
     assert told["update_seconds"]["sum_of_exponentials"] > 0
+    assert 0.5 < told["smoother"]["filter_within"] <= 1.0
     assert "pooled coverage" in bench.describe(told)
 
 
