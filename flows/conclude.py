@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from storage.cycles import get_cycle
 from storage.work import WorkFolder
 from tdt_core.assimilation import poorly_fitted, smooth_draws, state_model, transition, was_treated
 from tdt_core.codec import from_plain, to_plain
-from tdt_core.kinetics import KineticModel
+from tdt_core.kinetics import KineticModel, kept_in_place, source_activity
 from tdt_core.outcome import lab_trends
 from tdt_core.planning import objections, propose
 from tdt_core.planning.diagnostics import beyond_the_ledger
@@ -81,12 +82,14 @@ def conclude(site: Site, plan: CyclePlan) -> None:
         "conservation": dosed["conservation"],
         "organ_level": dosed["organ_level"],
         "dose_engine": dosed["engine"],
-        "assumed": summary.assumed_rows(rung, site.tissues, product, policy),
+        "assumed": summary.assumed_rows(rung, site.tissues, product, policy, given.nuclide),
         "prior_therapies": to_plain(prior),
-        "warnings": warnings(posterior, product, treated, ledger),
+        "warnings": warnings(posterior, product, treated, ledger, kept_in_place(rung, given.nuclide)),
         "diagnostics": posterior.diagnostics,
         "dose_matrix_gy_per_mbq_h": arrays["matrix"].tolist(),
     }
+    moving = summary.daughter_rows(rung, posterior.draws[:, : theta.shape[1]], given)
+    text |= {"daughters": moving} if moving else {}
     work.save(
         "conclusion",
         {"ledger_dose": ledger.dose_gy, "ledger_bed": ledger.bed_gy},
@@ -98,14 +101,21 @@ def conclude(site: Site, plan: CyclePlan) -> None:
     )
 
 
-def warnings(posterior: Posterior, product: Product, treated: bool, ledger: DoseLedger) -> list[str]:
-    """What a reader should know beside the findings of the intake."""
+def warnings(
+    posterior: Posterior, product: Product, treated: bool, ledger: DoseLedger, in_place: Sequence[str] = ()
+) -> list[str]:
+    """What a reader should know beside the findings of the intake; `in_place`: daughters that leave, and are not followed."""
     found = []
     if not treated:
         found.append(f"Nothing was given for therapy yet: doses are prospective, for {product.standard_activity_mbq:.0f} MBq.")
     found += [
         f"Fitted with {posterior.model}, not with {row['rung']}: {row['reason']}."
         for row in posterior.diagnostics.get("refused", ())
+    ]
+    found += [
+        f"{name} leaves the ligand that brought its parent, and {posterior.model} does not follow it: all of it is taken to "
+        "decay where its parent does (assumed)."
+        for name in in_place
     ]
     found += [
         f"The model fits {organ} poorly (chi-square per datum {misfit['two_j'] / misfit['n_obs']:.1f}, about 1 is expected): "
@@ -134,8 +144,7 @@ def past_rows(site: Site, plan: CyclePlan, rung: KineticModel, posterior: Poster
         if was_treated(state):
             given = state.evidence.therapy()
             factors = mass_factor_draws(state.evidence, state.posterior, draws, (seed_of(plan)[0], state.cycle))
-            tia = earlier.time_integrated_activity(draws, given)
-            dose_gy = ((tia @ dose_matrix(state).T) / factors).T
+            dose_gy = ((source_activity(earlier, draws, given) @ dose_matrix(state).T) / factors).T
             g = lea_catcheside_by_region(earlier, draws, given, site.tissues)
             rows.append(ledger_row(state.cycle, given, earlier, dose_gy, g, site.tissues))
         names, following, ancestor = tuple(earlier.parameters), state.valid_time_h, state.parent

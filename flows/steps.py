@@ -26,7 +26,7 @@ from tdt_core.dosimetry.organ import organ_level
 from tdt_core.errors import EstimationError, InputError
 from tdt_core.imaging.quantification import RegisteredScan, quantify_cycle
 from tdt_core.imaging.weights import voxel_weights, weight_draws
-from tdt_core.kinetics import KineticModel
+from tdt_core.kinetics import KineticModel, as_parent, followed, source_activity
 from tdt_core.lesions import history
 from tdt_core.planning.forecast import mass_factor_draws, next_administration
 from tdt_core.planning.outlook import lea_catcheside_by_region, responses
@@ -182,7 +182,7 @@ def dose(site: Site, plan: CyclePlan, map_: MapLike = map) -> None:
     rung = rung_of(plan, posterior.model, evidence)
     given = therapy_of(evidence, product)
     theta = posterior.draws[:, : len(rung.parameters)]
-    tia = rung.time_integrated_activity(theta, given)
+    sources, leaving = source_activity(rung, theta, given), followed(rung, given.nuclide)
     engine = plan.identity["settings"]["engine"]
     names, spacing = [r.name for r in rung.regions], tuple(images["spacing_mm"])
     masks = {name: arrays["labels"] == i + 1 for i, name in enumerate(names)}
@@ -191,10 +191,11 @@ def dose(site: Site, plan: CyclePlan, map_: MapLike = map) -> None:
     g = lea_catcheside_by_region(rung, theta, given, site.tissues)
     result = credible_dose(
         {name: np.where(masks[name], arrays["weights"], np.float32(0)) for name in names},
-        tia,
+        sources,
         masks,
         spacing_mm=spacing,
         nuclide=given.nuclide,
+        daughters=leaving,
         density_g_cm3=arrays["density"],
         material=arrays["material"],
         mass_factors=factors * ratio,
@@ -205,7 +206,7 @@ def dose(site: Site, plan: CyclePlan, map_: MapLike = map) -> None:
         map=map_,
     )
     matrix = result.dose_matrix_gy_per_mbq_h / ratio[:, None]
-    voxels = (tia, factors, result.region_dose_gy, matrix)
+    voxels = (as_parent(sources, given.nuclide, leaving), factors, result.region_dose_gy, matrix[:, : len(names)])
     level = organ_level(arrays["labels"], rung.regions, arrays["density"], spacing, given.nuclide, *voxels)
     work.save(
         "dose",
@@ -218,7 +219,7 @@ def dose(site: Site, plan: CyclePlan, map_: MapLike = map) -> None:
             "bed_quantiles": result.bands.bed_gy,
             "region_dose": result.region_dose_gy.T,
             "matrix": matrix,
-            "tia": tia.T,
+            "tia": sources[:, : len(names)].T,
             "g": g,
         },
         {

@@ -9,7 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tdt_core.draws import LEVELS, summarised
-from tdt_core.kinetics import KineticModel, uptake_parameter
+from tdt_core.kinetics import KineticModel, followed, shifts, uptake_parameter
+from tdt_core.kinetics.daughters import daughters_of, element_of, stated
+from tdt_core.nuclides import decays_per_parent_decay, normalise_name
 from tdt_core.parameters import packaged_csv
 from tdt_core.planning.ledger import LedgerRow
 from tdt_core.planning.outlook import Tissue, ledger_names, organ_of
@@ -127,8 +129,30 @@ def forecast_rows(regions: Sequence[Region], gy_per_mbq: FloatArray) -> list[dic
     ]
 
 
+def daughter_rows(model: KineticModel, theta: FloatArray, given: Administration) -> list[dict[str, Any]]:
+    """Rows of `daughters`: what leaves the ligand of the administered nuclide, and what of it ends outside its regions."""
+    parent, table = normalise_name(given.nuclide), stated()
+    names, per_parent = daughters_of(parent), decays_per_parent_decay(parent)
+    known = {s.daughter: s for s in shifts(model, theta, given)}
+    rows = []
+    for name in names:
+        leaving = table[f"{parent}/{name}.leaving"]
+        row = {"parent": parent, "daughter": name, "followed": name in known, "leaving": leaving.value}
+        row |= {"status": leaving.status, "source": leaving.source}
+        if name in known:
+            shift, made = known[name], per_parent[name] * model.time_integrated_activity(theta, given)
+            held = zip(model.regions, (made + shift.tia_mbq_h).T, strict=True)
+            row |= {
+                "excreted_share": quantiles(shift.excreted_mbq_h / made.sum(axis=1)),
+                "without_region_share": quantiles(shift.unplaced_mbq_h / made.sum(axis=1)),
+                "tia_mbq_h": {region.name: quantiles(values) for region, values in held},
+            }
+        rows.append(row)
+    return rows
+
+
 def assumed_rows(
-    model: KineticModel, tissues: Mapping[str, Tissue], product: Product, limits: Sequence[Limit]
+    model: KineticModel, tissues: Mapping[str, Tissue], product: Product, limits: Sequence[Limit], nuclide: str
 ) -> list[dict[str, Any]]:
     """Every assumed number behind a state: kinetic priors (one row per organ and quantity), tissues, plan, limits."""
     seen: set[tuple[str, str]] = set()
@@ -142,6 +166,13 @@ def assumed_rows(
             rows.append({"name": ".".join(key), "value": p.value, "unit": p.unit, "source": p.source})
     for p in model.background.assumed():
         rows.append({"name": p.name, "value": p.value, "unit": p.unit, "source": p.source})
+    for name in followed(model, nuclide):
+        scopes = (f"{normalise_name(nuclide)}/{name}", element_of(name))
+        rows += [
+            {"name": p.name, "value": p.value, "unit": p.unit, "source": p.source}
+            for p in stated().assumed()
+            if p.name.rpartition(".")[0] in scopes
+        ]
     for organ, tissue in tissues.items():
         if tissue.status == "assumed" and organ in organs.values():
             rows.append({"name": f"{organ}.alpha_beta", "value": tissue.alpha_beta_gy, "unit": "Gy", "source": tissue.source})

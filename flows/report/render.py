@@ -19,6 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from flows.report import figures, organs, pictures, sections, style, volumes
+from flows.report.daughters import daughters
 from tdt_core.twin import Decision, TwinState
 
 BANNER = "Research use only. Not a medical device: nothing here may decide a patient's treatment."
@@ -80,6 +81,7 @@ def render_report(
         "diagnostics": sections.diagnostics(state),
         "conservation": sections.conservation(state),
         "dose_engine": sections.dose_engine(state),
+        "daughters": daughters(state),
         "forecast": _forecast(state, previous),
         "truth": sections.truth_rows(state, truth),
         "lesions": sections.lesion_rows(state),

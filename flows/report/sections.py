@@ -45,6 +45,7 @@ CONSERVATION_NAMES = {
     "emitted_j": ("Energy emitted", "J"),
     "deposited_j": ("Energy deposited on the grid", "J"),
     "escaped_fraction": ("Energy that left the grid", "%"),
+    "carried_out_j": ("Energy of daughters that decay in no region", "J"),
     "activity_relative_difference": ("Activity, voxels against regions", "%"),
     "balance_relative_difference": ("Emitted less deposited and escaped", "%"),
 }

@@ -37,7 +37,7 @@ def absorbed_dose(
     density_g_cm3 : one density or a (z, y, x) map; default that of `material`, else water (1).
     material : (z, y, x) integers that index `MATERIALS`; for engines that follow materials, and for the density.
     engine : a name from `engines()`.
-    progeny : "equilibrium" (all shorter-lived progeny decay at the same site) or "none".
+    progeny : "equilibrium" (all shorter-lived progeny decay at the same site), "all" (longer-lived ones too) or "none".
     cache : mapping that keeps kernels between calls.
     options : settings of the engine.
 

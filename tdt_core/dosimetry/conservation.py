@@ -17,13 +17,16 @@ ENERGY_TOLERANCE = 5e-3
 
 
 def energy_balance(
-    engine: DoseEngine,
+    emitters: Sequence[DoseEngine],
     weights: Sequence[npt.NDArray[Any]],
     tia_mbq_h: FloatArray,
     deposited_j_per_mbq_h: FloatArray,
     absorbing: npt.NDArray[np.bool_],
 ) -> dict[str, float]:
-    """Figures of the balance for (regions,) mean activities; each source region is checked on its own.
+    """Figures of the balance for (sources,) mean activities; each source is checked on its own.
+
+    emitters : the engine of the parent with its progeny, then those of daughters whose activities are shifts: sums below zero
+        are decays that moved out of all regions, and carry their energy there.
 
     Deposited energy comes from the dose maps, escaping energy from the engine's `escaping_fraction`, found in another way.
 
@@ -40,12 +43,13 @@ def energy_balance(
             remedy="normalise the weights of each region",
             kind="conservation.activity",
         )
-    fraction = engine.escaping_fraction(absorbing)
-    escaping = np.array([float(np.vdot(w.astype(np.float64), fraction)) for w in weights])
-    emitted = placed * engine.emitted_kev * JOULE_PER_MBQ_H_KEV
-    difference = (deposited_j_per_mbq_h + escaping * engine.emitted_kev * JOULE_PER_MBQ_H_KEV) / emitted - 1.0
+    kev = np.repeat([e.emitted_kev for e in emitters], len(weights))
+    fractions = [e.escaping_fraction(absorbing) for e in emitters]
+    escaping = np.array([float(np.vdot(w.astype(np.float64), f)) for f in fractions for w in weights])
+    emitted = np.tile(placed, len(emitters)) * kev * JOULE_PER_MBQ_H_KEV
+    difference = (deposited_j_per_mbq_h + escaping * kev * JOULE_PER_MBQ_H_KEV) / emitted - 1.0
     worst = float(np.abs(difference).max())
-    tolerance = ENERGY_TOLERANCE + (4.0 * engine.balance_sd() if isinstance(engine, StatisticalEngine) else 0.0)
+    tolerance = ENERGY_TOLERANCE + max(4.0 * e.balance_sd() if isinstance(e, StatisticalEngine) else 0.0 for e in emitters)
     if not worst <= tolerance:
         raise ConservationError(
             f"deposited and escaped energy differ from the emitted energy by {worst:.2%}",
@@ -53,12 +57,15 @@ def energy_balance(
             remedy="report this: it is a defect of the dose engine",
             kind="conservation.energy",
         )
-    total, kept = float(emitted @ tia_mbq_h), float(deposited_j_per_mbq_h @ tia_mbq_h)
-    activity = float(tia_mbq_h.sum())
-    return {
+    n = len(weights)
+    parent, moved = tia_mbq_h[:n], tia_mbq_h[n:]
+    total, kept = float(emitted[:n] @ parent), float(deposited_j_per_mbq_h @ tia_mbq_h)
+    activity = float(parent.sum())
+    figures = {
         "emitted_j": total,
         "deposited_j": kept,
         "escaped_fraction": 1.0 - kept / total if total > 0 else 0.0,
         "balance_relative_difference": worst,
-        "activity_relative_difference": abs(float(placed @ tia_mbq_h) / activity - 1.0) if activity > 0 else 0.0,
+        "activity_relative_difference": abs(float(placed @ parent) / activity - 1.0) if activity > 0 else 0.0,
     }
+    return figures | ({"carried_out_j": -float(emitted[n:] @ moved)} if moved.size else {})

@@ -9,14 +9,18 @@ a / f over the draws give the maps exactly; region doses use the same basis, so 
 activity inside regions has its own noise: its maps are the dose of the mean activity under redrawn weights, and their variance
 is added to that of the draws; `voxel_bands` says how quantiles carry it.
 
-Cost: one convolution per source region and pattern draw (in parallel over `map`), then two products with the (regions, voxels)
-basis. Memory: regions x voxels in float32, 170 MB for 25 regions of 1.7 million voxels.
+A nuclide whose daughters leave has a second basis, of the daughter and what follows it, and what moves is a source like the
+rest, positive where daughters gather and negative where they leave (`tdt_core.kinetics.progeny`).
+
+Cost: one convolution per source and pattern draw (in parallel over `map`), then two products with the (sources, voxels)
+basis. Memory: sources x voxels in float32, 170 MB for 25 regions of 1.7 million voxels, as much again per followed daughter.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -29,7 +33,7 @@ from tdt_core.dosimetry.engines import DoseEngine, EngineSetting, StatisticalEng
 from tdt_core.dosimetry.units import Array32, FloatArray
 from tdt_core.dosimetry.voxel_bands import Response, VoxelBands, voxel_bands
 from tdt_core.errors import GeometryError, InputError
-from tdt_core.nuclides import Progeny
+from tdt_core.nuclides import Progeny, decays_per_parent_decay
 
 Mask = npt.NDArray[np.bool_]
 
@@ -46,10 +50,12 @@ class CredibleDose:
     mean_gy, sd_gy : (z, y, x) float32.
     bands : quantile maps of dose, and mean, SD and quantile maps of BED.
     region_dose_gy : (draws, regions) mean over the voxels of a region; its mean over draws is the mean of the map there.
-    dose_matrix_gy_per_mbq_h : (target, source) mean dose of a target per MBq h in a source, at the measured masses.
+    dose_matrix_gy_per_mbq_h : (target, source) mean dose of a target per MBq h in a source, at the measured masses; sources are
+        the regions, then the regions again for each followed daughter.
     dvh : per region what `dvh_bands` gives, plain lists and numbers.
     conservation : `emitted_j`, `deposited_j`, `escaped_fraction`, `balance_relative_difference`,
-        `activity_relative_difference`.
+        `activity_relative_difference`; with followed daughters `emitted_j` is that of all decays of the parent in the regions
+        and of all that follow them, and `carried_out_j` the part of daughters that decay in no region.
     """
 
     regions: tuple[str, ...]
@@ -76,6 +82,7 @@ def credible_dose(
     responses: Mapping[str, Response] | None = None,
     engine: str = "kernel",
     engine_options: Mapping[str, Any] | None = None,
+    daughters: Sequence[str] = (),
     progeny: Progeny = "equilibrium",
     cache: MutableMapping[str, Any] | None = None,
     map: Callable[..., Iterable[Any]] = map,
@@ -86,10 +93,12 @@ def credible_dose(
     ----------
     weights : per source region (z, y, x) share of its activity in each voxel; each sums to 1. Their order is the order of
         regions everywhere.
-    tia_mbq_h : (draws, regions) time-integrated activity.
+    tia_mbq_h : (draws, sources) time-integrated activity by region; then for each of `daughters` again by region, what decays
+        there beyond what the parent makes in place, negative where daughters leave.
     masks : per region (z, y, x) its voxels; not empty, not overlapping.
     spacing_mm, nuclide, density_g_cm3, material, engine, progeny, cache : as for `absorbed_dose`; `engine_options` are its
         options.
+    daughters : nuclides that do not all decay where their parent does; each takes along what follows it.
     mass_factors : (draws, regions) true mass over measured mass; a region's dose is divided by it. That also divides the
         cross-dose, whose energy scales with the mass: an error of the factor's deviation times the cross share.
     noise_draws : arrays (z, y, x) of redrawn weights, in each voxel that of the region whose mask holds it.
@@ -101,9 +110,10 @@ def credible_dose(
     GeometryError, InputError : grids, masks, draws without meaning. ConservationError : the energy does not balance.
     """
     names = tuple(weights)
-    tia = _checked_draws(tia_mbq_h, names, "time-integrated activity, MBq h")
-    factors = np.ones_like(tia) if mass_factors is None else _checked_draws(mass_factors, names, "mass factors")
-    if factors.shape != tia.shape or not (factors > 0).all():
+    tia = _checked_sources(tia_mbq_h, names, nuclide, daughters)
+    parent = tia[:, : len(names)]
+    factors = np.ones_like(parent) if mass_factors is None else _checked_draws(mass_factors, names, "mass factors")
+    if factors.shape != parent.shape or not (factors > 0).all():
         raise InputError("mass factors", expected="positive, one per draw and region", kind="input.mass")
     check_spacing(spacing_mm)
     shape = _common_shape(weights)
@@ -111,13 +121,14 @@ def credible_dose(
     density = density_map(shape, density_g_cm3, material)
     mass = mass_kg(density, spacing_mm)
     setting = EngineSetting(nuclide, spacing_mm, density, material, progeny, cache, dict(engine_options or {}))
-    built = build_engine(engine, setting)
+    settings = [setting, *(replace(setting, nuclide=d, progeny="all") for d in daughters)]
+    built = [build_engine(engine, x) for x in settings]
 
-    basis = np.empty((len(names), *shape), np.float32)
-    deposited_j = np.empty(len(names))
+    basis = np.empty((tia.shape[1], *shape), np.float32)
+    deposited_j = np.empty(tia.shape[1])
     stack = [np.asarray(weights[n], np.float32) for n in names]
     statistics = np.zeros(shape, np.float32)
-    for i, (energy, sd) in enumerate(_energies(built, stack, map)):
+    for i, (energy, sd) in enumerate(pair for emitter in built for pair in _energies(emitter, stack, map)):
         basis[i] = dose_gy(energy, mass)
         if sd is not None:
             mean_tia = np.append((tia[:, [i]] / factors).mean(axis=0), tia[:, i].mean()).astype(np.float32)
@@ -128,14 +139,15 @@ def credible_dose(
     mean, variance = _moments(basis, owner, tia, factors)
     added = statistics
     if noise_draws is not None:
-        redrawn = build_engine("kernel", replace(setting, options={})) if isinstance(built, StatisticalEngine) else built
+        statistical = isinstance(built[0], StatisticalEngine)
+        redrawn = [build_engine("kernel", replace(x, options={})) for x in settings] if statistical else built
         added = statistics + _pattern_variance(redrawn, noise_draws, tia, factors, mass, owner, map)
     pattern = None
     if added.any():
         variance += added
         pattern = np.divide(added, mean**2, out=np.zeros_like(added), where=mean > 0)
     known = [(responses or {}).get(n) for n in names]
-    matrix = np.array([[basis[s][owner == r].mean(dtype=np.float64) for s in range(len(names))] for r in range(len(names))])
+    matrix = np.array([[b[owner == r].mean(dtype=np.float64) for b in basis] for r in range(len(names))])
     return CredibleDose(
         regions=names,
         mean_gy=mean,
@@ -166,6 +178,27 @@ def _checked_draws(values: npt.NDArray[Any], names: tuple[str, ...], what: str) 
         raise InputError(f"{what} of shape {array.shape}", expected=f"(draws, {len(names)})", kind="input.draws")
     if not np.isfinite(array).all() or (array < 0).any():
         raise InputError(f"{what} with negative or non-finite values", expected=">= 0", kind="input.draws")
+    return array
+
+
+def _checked_sources(values: npt.NDArray[Any], names: tuple[str, ...], nuclide: str, daughters: Sequence[str]) -> FloatArray:
+    """The draws of all sources; no more of a daughter may leave a region than its parent makes there."""
+    array, n = np.asarray(values, dtype=np.float64), len(names)
+    expected = (1 + len(daughters)) * n
+    if array.ndim != 2 or array.shape[1] != expected:
+        raise InputError(
+            f"time-integrated activity, MBq h of shape {array.shape}", expected=f"(draws, {expected})", kind="input.draws"
+        )
+    parent = _checked_draws(array[:, :n], names, "time-integrated activity, MBq h")
+    for k, daughter in enumerate(daughters, start=1):
+        shift = array[:, k * n : (k + 1) * n]
+        made = decays_per_parent_decay(nuclide).get(daughter, 0.0) * parent
+        if not (shift >= -made * (1.0 + 1e-9)).all():
+            raise InputError(
+                f"more {daughter} leaves a region than {nuclide} makes there, or not finite",
+                expected="shifts down to minus the daughters of the region's own parent",
+                kind="input.draws",
+            )
     return array
 
 
@@ -205,7 +238,7 @@ def _moments(basis: Array32, owner: npt.NDArray[np.int16], tia: FloatArray, fact
     shape = owner.shape
     flat, owners = basis.reshape(len(basis), -1), owner.ravel()
     mean, variance = np.zeros(owners.size, np.float32), np.zeros(owners.size, np.float32)
-    for r in range(-1, tia.shape[1]):
+    for r in range(-1, factors.shape[1]):
         scaled = tia / factors[:, [r]] if r >= 0 else tia
         average = scaled.mean(axis=0).astype(np.float32)
         spread = (scaled - scaled.mean(axis=0)) / np.sqrt(max(len(scaled) - 1, 1))  # covariance C = spread' spread
@@ -220,7 +253,7 @@ def _moments(basis: Array32, owner: npt.NDArray[np.int16], tia: FloatArray, fact
 
 
 def _pattern_variance(
-    engine: DoseEngine,
+    emitters: Sequence[DoseEngine],
     noise_draws: Iterable[npt.NDArray[Any]],
     tia: FloatArray,
     factors: FloatArray,
@@ -234,15 +267,15 @@ def _pattern_variance(
         raise InputError(f"{len(maps)} noise draws", expected="none, or at least two", kind="input.draws")
     if any(m.shape != mass.shape for m in maps):
         raise GeometryError(f"noise draws on grids {sorted({m.shape for m in maps})}", expected=f"{mass.shape}")
-    activity = np.append(tia.mean(axis=0), 0.0)[owner].astype(np.float32)
-    patterns = [activity * m for m in maps]
+    levels = [np.append(a, 0.0)[owner].astype(np.float32) for a in np.split(tia.mean(axis=0), len(emitters))]
+    energies = [map(e.energy, [level * m for m in maps]) for e, level in zip(emitters, levels, strict=True)]
     inverse = np.append(np.mean(1.0 / factors, axis=0), 1.0)[owner].astype(np.float32)
     total, square, centre = np.zeros_like(mass), np.zeros_like(mass), None
-    for energy in map(engine.energy, patterns):
-        dose = dose_gy(energy, mass) * inverse
+    for parts in zip(*energies, strict=True):
+        dose = dose_gy(reduce(np.add, parts), mass) * inverse
         centre = dose if centre is None else centre
         dose = dose - centre  # keeps the squares small
         total += dose
         square += dose**2
-    n = np.float32(len(patterns))
+    n = np.float32(len(maps))
     return np.asarray(np.maximum(square - total**2 / n, 0.0) / (n - 1), np.float32)

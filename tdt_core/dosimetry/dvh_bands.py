@@ -18,7 +18,7 @@ DVH_VOXELS = 10_000
 
 
 def dvh_bands(name: str, basis: Array32, tia: FloatArray, factor: FloatArray, response: Response | None) -> dict[str, Any]:
-    """One region's histograms from (regions, voxels) basis maps; up to `DVH_DRAWS` draws and `DVH_VOXELS` voxels.
+    """One region's histograms from (sources, voxels) basis maps; up to `DVH_DRAWS` draws and `DVH_VOXELS` voxels.
 
     Voxels are taken evenly from the order of the mean dose, so that the thinned histogram keeps its shape. BED rises with dose
     in every draw, so its histogram is that of dose with another axis.

@@ -87,7 +87,7 @@ def voxel_s_values(
     spacing_mm : edge lengths (dz, dy, dx).
     half_width : largest displacement in voxels along each axis.
     medium : a name in `MATERIALS`.
-    progeny : "equilibrium" or "none".
+    progeny : "equilibrium", "all" or "none".
     density_g_cm3 : overrides the medium's density.
     cache : mapping that keeps results between calls (`storage.kernel_cache.KernelCache` keeps them on disk).
 

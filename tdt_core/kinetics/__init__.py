@@ -21,6 +21,7 @@ from tdt_core.kinetics.ladder import (
     uptake_parameter,
 )
 from tdt_core.kinetics.pbrpk import pbrpk as model
+from tdt_core.kinetics.progeny import activity_by_energy, as_parent, followed, kept_in_place, shifts, source_activity
 from tdt_core.kinetics.sensitivity import sensitivities
 from tdt_core.kinetics.simulation import simulate, simulate_batch
 from tdt_core.kinetics.theranostic import transfer
@@ -29,15 +30,21 @@ __all__ = [
     "UPTAKE",
     "KineticModel",
     "Sampled",
+    "activity_by_energy",
+    "as_parent",
     "covariates_of",
+    "followed",
+    "kept_in_place",
     "log_jacobian_by_differences",
     "model",
     "register",
     "rung_for",
     "rungs",
     "sensitivities",
+    "shifts",
     "simulate",
     "simulate_batch",
+    "source_activity",
     "to_natural",
     "transfer",
     "uptake_parameter",

@@ -14,18 +14,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 
+import numpy as np
+
+from tdt_core.kinetics.ladder import to_natural
 from tdt_core.kinetics.network import Production
 from tdt_core.kinetics.rules import Array, Quantities
 from tdt_core.kinetics.schedules import decay_per_min
 from tdt_core.kinetics.structure import COMPLEX, TISSUE_COMPLEX, TRAPPED, Species, Structure
 from tdt_core.nuclides import decays_per_parent_decay, normalise_name
-from tdt_core.parameters import packaged_csv
+from tdt_core.parameters import Parameter, ParameterTable, packaged_csv
 
 TABLE = "pbrpk_daughters.csv"
 _OUTSIDE = {"bound": "interstitial", TISSUE_COMPLEX: "interstitial"}
 """Part where a free daughter starts, other than where it was born."""
 _INSIDE = {"internalised": "internalised", "intracellular": "intracellular", TRAPPED: "intracellular"}
 """Part of a cell that keeps what was born in it."""
+
+DRAWN = 18
+"""Stream of random numbers, see `tdt_core.planning.forecast`."""
 
 
 @cache
@@ -57,6 +63,35 @@ def elements() -> tuple[str, ...]:
 def daughters_of(parent: str) -> tuple[str, ...]:
     """Daughters of a nuclide that are followed."""
     return tuple(daughter for name, daughter in _pairs() if name == normalise_name(parent))
+
+
+@cache
+def stated() -> ParameterTable:
+    """The numbers of the table, with what is known of their spread; no rules."""
+    return ParameterTable(
+        [
+            Parameter(
+                row["name"],
+                float(row["rule"]),
+                row["unit"],
+                row["status"],  # type: ignore[arg-type]
+                row["source"],
+                row["distribution"] or "fixed",  # type: ignore[arg-type]
+                float(row["sd"] or 0.0),
+            )
+            for row in packaged_csv(TABLE)
+            if not row["name"].startswith("[")
+        ]
+    )
+
+
+def drawn(count: int) -> dict[str, Array]:
+    """(count,) values of each number of the table that has a spread; the first ones of more draws are the same."""
+    table = ParameterTable([p for p in stated().values() if p.sd > 0])
+    scores = np.random.default_rng(DRAWN).standard_normal((count, len(table)))
+    middle, sd = (np.array(x) for x in zip(*((p.unconstrained, p.sd) for p in table.values()), strict=True))
+    natural = to_natural(table, middle + sd * scores)
+    return {name: np.minimum(natural[:, i], 1.0) for i, name in enumerate(table)}  # all are shares
 
 
 def births(values: Quantities) -> Quantities:

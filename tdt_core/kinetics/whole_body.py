@@ -26,6 +26,7 @@ from tdt_core.kinetics.lumping import lumped, reduced, shares
 from tdt_core.kinetics.ode_rung import System, by_name
 from tdt_core.kinetics.pbrpk import COMMON, PBRPK
 from tdt_core.kinetics.population import Population, population
+from tdt_core.kinetics.progeny import Shift
 from tdt_core.kinetics.simulation import simulate_batch
 from tdt_core.kinetics.sum_of_exponentials import SumOfExponentials
 from tdt_core.nuclides import nuclide
@@ -37,6 +38,12 @@ FloatArray = npt.NDArray[np.float64]
 
 MODEL_OF = {"PSMA": "psma"}
 """Receptor -> whole-body model, of those for which `kinetics_whole_body.csv` says what is estimated."""
+
+BLOCK = 128
+"""Draws whose daughters are followed at a time: activity by label, organ and time is held for all of them."""
+
+DAUGHTER_HALF_LIVES = 20.0
+"""Half-lives of the parent after which what is left of its daughters is nothing, about 1e-7 of their decays."""
 
 ORGAN_OF = {"prostate_bed": "prostate"}
 """Regions that the model names otherwise."""
@@ -172,6 +179,16 @@ class WholeBody:
     def _of(self, ligand: str) -> PBRPK:
         return self._base if ligand == self.ligand else self._base.with_ligand(ligand)
 
+    @cached_property
+    def _followers(self) -> dict[str, PBRPK]:
+        return {}
+
+    def _following(self, ligand: str) -> PBRPK:
+        """The model of a ligand with its daughters; to build it takes as long as to solve hundreds of draws."""
+        if ligand not in self._followers:
+            self._followers[ligand] = self._of(ligand).with_options(daughters="followed")
+        return self._followers[ligand]
+
     def _system(self, ligand: str) -> System:
         """The model of a ligand of the same receptor; the imaging agent's differs in its own rows only."""
         if ligand not in self._systems:
@@ -245,24 +262,63 @@ class WholeBody:
     def daughter_time_integrated_activity(self, theta: FloatArray, administration: Administration) -> dict[str, FloatArray]:
         """(m, n) theta -> daughter -> (m, regions) MBq h of daughters that leave the ligand where their parent decays.
 
-        Empty for a nuclide without such daughters. Regions outside the model hold them in equilibrium with their parent.
+        At the medians of `pbrpk_daughters.csv`; empty for a nuclide without such daughters.
         """
-        names = daughters_of(nuclide(administration.nuclide).name)
-        if not names:
-            return {}
-        theta = np.atleast_2d(theta)
-        given = self._system(administration.ligand).quantities(theta[:, : self._own])
-        model = self._of(administration.ligand).with_options(daughters="followed")
-        data = simulate_batch(model, given, [replace(administration, time_h=0.0)], [])
+        found = self.daughter_shifts(np.atleast_2d(theta), administration, np.zeros(0), {})
+        parent = self.time_integrated_activity(theta, administration) if found else np.zeros(0)
+        per_parent = decays_per_parent_decay(administration.nuclide)
+        return {s.daughter: per_parent[s.daughter] * parent + s.tia_mbq_h for s in found}
+
+    def daughter_shifts(
+        self, theta: FloatArray, administration: Administration, times_h: FloatArray, quantities: Mapping[str, Any]
+    ) -> tuple[Shift, ...]:
+        """See `FollowsDaughters`. In regions outside the model daughters decay with their parent, but `rest`, if the patient
+        has it, takes what happens in organs of the model that are no region of his."""
+        if not daughters_of(administration.nuclide):
+            return ()
+        parts = []
+        for block in (slice(i, i + BLOCK) for i in range(0, len(theta), BLOCK)):
+            own = {n: _part(v, block) for n, v in quantities.items()}
+            parts.append(self._shifts(theta[block], administration, times_h, own))
+        return tuple(map(_joined, zip(*parts, strict=True)))
+
+    def _shifts(
+        self, theta: FloatArray, administration: Administration, times_h: FloatArray, quantities: Mapping[str, Any]
+    ) -> list[Shift]:
+        given = dict(self._system(administration.ligand).quantities(theta[:, : self._own]))
+        model = self._following(administration.ligand)
+        end = max(DAUGHTER_HALF_LIVES * nuclide(administration.nuclide).half_life_h, times_h.max(initial=0.0))
+        schedule = [replace(_with_amount(administration), time_h=0.0)]
+        data = simulate_batch(model, given | dict(quantities), schedule, times_h, end_h=end)
         if data["failed"].any():
             raise EstimationError(f"{int(data['failed'].sum())} of {len(theta)} solves failed", remedy="narrow the prior")
-        held = data["tia_mbq_h"].transpose("label", "member", "region")
-        parent = self.time_integrated_activity(theta, administration)
-        out = {}
-        for name in names:
-            out[name] = np.asarray((self._shares(given) @ held.sel(label=name).to_numpy()[:, :, None])[:, :, 0])
-            per_parent = decays_per_parent_decay(administration.nuclide)[name]
-            out[name][:, self._outside_rows] = per_parent * parent[:, self._outside_rows]
+        parent = nuclide(administration.nuclide).name
+        least = -self.time_integrated_activity(theta, administration)
+        shares = self._shares(given)
+        kept = np.array([r != SINK for r in model.regions])
+        nowhere = kept * (1.0 - shares.sum(axis=1))  # (m or 1, regions of the model)
+        rest = [i for i, r in enumerate(self.regions) if r.organ == "rest"][:1]
+
+        def moved(values: FloatArray) -> tuple[FloatArray, FloatArray]:
+            """(m, regions of the model, t) -> by region of the patient, and what is in none."""
+            placed, left = shares @ values, (nowhere[:, None] @ values)[:, 0]
+            if rest:
+                placed[:, rest[0]] += left
+                left = np.zeros_like(left)
+            return placed, left
+
+        out = []
+        for name in daughters_of(parent):
+            per_parent = decays_per_parent_decay(parent)[name]
+            tia, activity = (
+                (x.sel(label=name) - per_parent * x.sel(label=parent)).transpose("member", "region", ...).to_numpy()
+                for x in (data["tia_mbq_h"], data["activity_mbq"])
+            )
+            placed, left = (x[..., 0] for x in moved(tia[:, :, None]))
+            held = np.maximum(placed, per_parent * least)
+            bound = np.divide(held, placed, out=np.ones_like(placed), where=placed != 0.0)[:, :, None]
+            excreted, unplaced = tia[:, ~kept].sum(axis=1), left + (placed - held).sum(axis=1)
+            out.append(Shift(name, held, bound * moved(activity)[0], excreted, unplaced))
         return out
 
     def log_jacobian(self, theta: FloatArray, administration: Administration, times_h: FloatArray) -> FloatArray:
@@ -277,6 +333,17 @@ class WholeBody:
     @cached_property
     def _outside_rows(self) -> list[int]:
         return [i for i, r in enumerate(self.regions) if r in self._outside]
+
+
+def _part(value: Any, block: slice) -> Any:
+    """The members of a quantity that belong to a block."""
+    return value if np.ndim(value) == 0 else value[block]
+
+
+def _joined(parts: tuple[Shift, ...]) -> Shift:
+    """Blocks of draws as one."""
+    names = ("tia_mbq_h", "activity_mbq", "excreted_mbq_h", "unplaced_mbq_h")
+    return Shift(parts[0].daughter, *(np.concatenate([getattr(p, n) for p in parts]) for n in names))
 
 
 def _dissociation(free_fraction: float, model: PBRPK) -> float:

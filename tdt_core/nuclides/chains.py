@@ -6,6 +6,7 @@ Branching of the chains used in therapy and imaging stands in `data/decay_chains
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from typing import Literal, get_args
 
@@ -13,7 +14,7 @@ from tdt_core.errors import ModelError
 from tdt_core.nuclides.icrp107 import half_life_h, is_listed, normalise_name, record
 from tdt_core.parameters import packaged_csv
 
-Progeny = Literal["equilibrium", "none"]
+Progeny = Literal["equilibrium", "none", "all"]
 
 
 @cache
@@ -55,14 +56,15 @@ def decays_per_parent_decay(name: str, progeny: Progeny = "equilibrium") -> dict
     """Decays of the nuclide and of each progeny per decay of the parent, all at the parent's site.
 
     A progeny that lives longer than the head of the chain never comes into equilibrium with it: the chain is cut there
-    (Tc-99 after Tc-99m, Bi-207 after At-211). The counts are total decays, so they hold for time-integrated activities.
+    (Tc-99 after Tc-99m, Bi-207 after At-211). With "all" nothing is cut: what follows a daughter whose long-lived parent feeds
+    it, such as Pb-209 after the Bi-213 of Ac-225. The counts are total decays, so they hold for time-integrated activity.
     """
     if progeny not in get_args(Progeny):
         raise ModelError(f"progeny={progeny!r}", expected=f"one of {get_args(Progeny)}", kind="model.name")
     head = normalise_name(name)
-    limit_h = half_life_h(head)
+    limit_h = half_life_h(head) if progeny == "equilibrium" else math.inf
     counts: dict[str, float] = {head: 1.0}
-    pending = [(head, 1.0)] if progeny == "equilibrium" else []
+    pending = [(head, 1.0)] if progeny != "none" else []
     while pending:
         parent, decays = pending.pop(0)
         for child, fraction in branches(parent):

@@ -70,6 +70,11 @@ class Emissions:
         """All energy released except neutrinos, keV per decay of the parent."""
         return self.electrons.total_kev + self.photons.total_kev + self.local_kev
 
+    @property
+    def charged_kev(self) -> float:
+        """Energy of alphas, their recoils and electrons, keV per decay of the parent."""
+        return self.electrons.total_kev + self.local_kev
+
 
 @cache
 def nuclide(name: str) -> Nuclide:

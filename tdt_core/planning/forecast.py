@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tdt_core.assimilation import population_prior, state_model, transition
-from tdt_core.kinetics import KineticModel
+from tdt_core.kinetics import KineticModel, source_activity
 from tdt_core.planning.outlook import Tissue, effective_g, lea_catcheside_by_region, ledger_names, with_organs
 from tdt_core.planning.proposal import OrganOutlook
 from tdt_core.reproducible import one_blas_thread
@@ -17,8 +17,8 @@ from tdt_core.twin import Administration, DoseLedger, Evidence, Limit, Posterior
 FloatArray = npt.NDArray[np.float64]
 
 NEXT_CYCLE, MASS, POPULATION = 13, 14, 15
-"""Streams of random numbers: (root, cycle, purpose); 11 is the fit, 12 the pattern noise, 16 the smoother. Never 0: a trailing
-zero gives the stream of the shorter seed."""
+"""Streams of random numbers: (root, cycle, purpose); 11 is the fit, 12 the pattern noise, 16 the smoother,
+17 the ladder, 18 daughters (alone). Never 0: a trailing zero gives the stream of the shorter seed."""
 
 
 def next_administration(product: Product, time_h: float, amount_nmol: float | None) -> Administration:
@@ -45,10 +45,10 @@ def gy_per_mbq(
 ) -> FloatArray:
     """(ledger names, draws) absorbed dose per administered MBq.
 
-    matrix : (regions, regions) Gy per MBq h, target by source. mass_factors : (draws, regions) true mass over measured mass.
+    matrix : (regions, sources) Gy per MBq h, target by source, see `source_activity`.
+    mass_factors : (draws, regions) true mass over measured mass.
     """
-    tia = rung.time_integrated_activity(theta, administration)
-    dose = (tia @ matrix.T) / mass_factors
+    dose = (source_activity(rung, theta, administration) @ matrix.T) / mass_factors
     return with_organs(rung.regions, dose.T / administration.net_activity_mbq)
 
 
@@ -104,7 +104,7 @@ def population_gy_per_mbq(state: TwinState, draws: int, seed: tuple[int, ...]) -
 
 
 def dose_matrix(state: TwinState) -> FloatArray:
-    """(regions, regions) Gy per MBq h that a state keeps."""
+    """(regions, sources) Gy per MBq h that a state keeps."""
     return np.array(state.summary["dose_matrix_gy_per_mbq_h"])
 
 

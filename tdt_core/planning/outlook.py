@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tdt_core.dosimetry.voxel_bands import Response
-from tdt_core.kinetics import KineticModel
+from tdt_core.kinetics import KineticModel, activity_by_energy
 from tdt_core.parameters import packaged_table
 from tdt_core.radiobiology import bed, lea_catcheside_sampled
 from tdt_core.twin import Administration, Limit, Region
@@ -101,10 +101,11 @@ def lea_catcheside_by_region(
 ) -> FloatArray:
     """(regions, draws) Lea-Catcheside factor of each region's own activity curve; NaN without a repair half-time.
 
-    The dose rate is taken to follow the region's own activity, which gives nearly all of its dose.
+    The dose rate is taken to follow the region's own activity, which gives nearly all of its dose; daughters that are followed
+    count where they are.
     """
     times = np.concatenate([[0.0], np.geomspace(0.02, 1500.0, 160)])
-    rate = np.maximum(model.activity(theta, administration, times), 0.0)
+    rate = np.maximum(activity_by_energy(model, theta, administration, times), 0.0)
     # further down a solver's curve is noise that may rise; the dose left there is nothing
     rate[rate < NEGLIGIBLE_RATE * rate.max(axis=-1, keepdims=True)] = 0.0
     g = np.full((len(model.regions), len(theta)), np.nan)

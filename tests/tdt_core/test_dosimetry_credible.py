@@ -8,6 +8,7 @@ import pytest
 from tdt_core.dosimetry import absorbed_dose, credible_dose, dvh, dvh_bands, equivalent_uniform_dose
 from tdt_core.dosimetry import credible as credible_module
 from tdt_core.errors import ConservationError, GeometryError, InputError
+from tdt_core.nuclides import decays_per_parent_decay, emissions
 
 SHAPE, SPACING = (14, 15, 16), (4.8, 4.8, 4.8)
 RNG = np.random.default_rng(11)
@@ -231,3 +232,91 @@ def test_redrawn_patterns_of_monte_carlo_add_what_those_of_the_kernel_add():
     )
     kernel = solve(**one, noise_draws=redrawn)
     assert with_patterns.sd_gy**2 - without.sd_gy**2 == pytest.approx(kernel.sd_gy**2, rel=1e-3, abs=1e-4)
+
+
+# --- daughters that leave
+
+
+KEV = 1.602176634e-16 * 3.6e9
+"""J per MBq h and keV."""
+ALPHA_TIA = TIA / 1000.0
+MADE = decays_per_parent_decay("Ac-225")["Bi-213"] * ALPHA_TIA
+
+
+def alpha(shift, **change):
+    """Ac-225 in the three regions, with what of Bi-213 moves."""
+    return solve(tia=np.concatenate([ALPHA_TIA, shift], axis=1), nuclide="Ac-225", daughters=("Bi-213",), **change)
+
+
+def test_daughters_that_stay_give_the_dose_of_a_chain_in_place():
+    in_place, still = solve(tia=ALPHA_TIA, nuclide="Ac-225"), alpha(0.0 * MADE)
+    assert still.mean_gy == pytest.approx(in_place.mean_gy, rel=1e-6)
+    assert still.region_dose_gy == pytest.approx(in_place.region_dose_gy, rel=1e-12)
+    assert still.sd_gy == pytest.approx(in_place.sd_gy, rel=1e-5)
+    worst = still.conservation["balance_relative_difference"]  # of both emitters
+    assert still.conservation == {**in_place.conservation, "balance_relative_difference": worst, "carried_out_j": 0.0}
+    assert (still.dose_matrix_gy_per_mbq_h[:, :3] == in_place.dose_matrix_gy_per_mbq_h).all()
+
+
+def test_daughters_that_move_take_their_energy_along_from_region_to_region():
+    """All Bi-213 of the lesion goes to the kidney: the head of the chain stays, the kidney gains by energy over mass."""
+    shift = np.zeros_like(MADE)
+    shift[:, 1], shift[:, 0] = -MADE[:, 1], MADE[:, 1]
+    before, after = alpha(0.0 * shift, mass_factors=None), alpha(shift, mass_factors=None)
+    below, whole = emissions("Bi-213", "all"), emissions("Ac-225")
+    kept = 1.0 - MADE[0, 0] / ALPHA_TIA[0, 0] * below.charged_kev / whole.charged_kev
+    assert kept == pytest.approx(0.681, abs=0.002)
+    own = after.dose_matrix_gy_per_mbq_h[1, 1] * ALPHA_TIA[:, 1] + after.dose_matrix_gy_per_mbq_h[1, 4] * shift[:, 1]
+    assert own / (before.dose_matrix_gy_per_mbq_h[1, 1] * ALPHA_TIA[:, 1]) == pytest.approx(kept, rel=0.005)
+    gained = (after.region_dose_gy - before.region_dose_gy)[:, 0]
+    kidney_kg = MASKS["kidney_left"].sum() * 4.8**3 * 1.04e-6
+    assert gained == pytest.approx(MADE[:, 1] * below.charged_kev * KEV / kidney_kg, rel=0.02)
+    figures = after.conservation
+    assert figures["emitted_j"] == before.conservation["emitted_j"]
+    assert figures["carried_out_j"] == pytest.approx(0.0, abs=1e-6 * figures["emitted_j"])
+    assert figures["deposited_j"] == pytest.approx(before.conservation["deposited_j"], rel=0.01)
+
+
+def test_energy_that_daughters_carry_out_is_emitted_and_not_deposited():
+    """A third of all Bi-213 leaves the body: emitted = deposited + escaped + carried out, each by its own way."""
+    shift = -MADE / 3.0
+    before, after = alpha(0.0 * shift), alpha(shift)
+    out = MADE.mean(axis=0).sum() / 3.0 * emissions("Bi-213", "all").total_kev * KEV
+    figures = after.conservation
+    assert figures["emitted_j"] == pytest.approx(ALPHA_TIA.mean(axis=0).sum() * emissions("Ac-225").total_kev * KEV, rel=1e-4)
+    assert figures["carried_out_j"] == pytest.approx(out, rel=1e-4)
+    photons = figures["emitted_j"] - figures["carried_out_j"] - figures["deposited_j"]
+    before_photons = before.conservation["emitted_j"] - before.conservation["deposited_j"]
+    assert 0.4 * before_photons < photons < before_photons
+    assert figures["balance_relative_difference"] < 0.005
+
+
+def test_draws_with_daughters_equal_one_dose_calculation_per_draw_and_their_map():
+    rng = np.random.default_rng(2)
+    shift = MADE * rng.uniform(-1.0, 2.0, MADE.shape)
+    noise = np.sum(list(WEIGHTS.values()), axis=0) * rng.lognormal(0, 0.1, (3, *SHAPE))
+    found = alpha(shift, noise_draws=noise)
+    for i, mask in enumerate(MASKS.values()):
+        assert found.region_dose_gy[:, i].mean() == pytest.approx(found.mean_gy[mask].mean(dtype=float), rel=1e-5)
+    moved = sum(shift[7, i] * w for i, w in enumerate(WEIGHTS.values()))
+    parts = (
+        (sum(ALPHA_TIA[7, i] * w for i, w in enumerate(WEIGHTS.values())), "Ac-225", "equilibrium", 1.0),
+        (np.maximum(moved, 0.0), "Bi-213", "all", 1.0),
+        (np.maximum(-moved, 0.0), "Bi-213", "all", -1.0),
+    )
+    dose = sum(
+        sign * absorbed_dose(tia, SPACING, name, DENSITY, engine="kernel", progeny=chain).astype(float)
+        for tia, name, chain, sign in parts
+    )
+    for i, mask in enumerate(MASKS.values()):
+        assert found.region_dose_gy[7, i] == pytest.approx(dose[mask].mean() / FACTORS[7, i], rel=1e-4)
+    assert (found.sd_gy >= alpha(shift).sd_gy * (1 - 1e-5)).all()
+
+
+def test_no_more_of_a_daughter_leaves_than_there_is():
+    assert alpha(-MADE).mean_gy.min() >= 0.0
+    for wrong in (-1.001 * MADE, np.where(MADE > 0, np.nan, 0.0)):
+        with pytest.raises(InputError, match="more Bi-213 leaves"):
+            alpha(wrong)
+    with pytest.raises(InputError, match="shape"):
+        solve(tia=ALPHA_TIA, nuclide="Ac-225", daughters=("Bi-213",))
