@@ -83,7 +83,7 @@ def voxel_bands(
 ) -> VoxelBands:
     """Quantile maps of (sources, z, y, x) basis maps, Gy per MBq h.
 
-    owner : (z, y, x) region of each voxel, -1 for none. tia : (draws, sources), factors : (draws, regions), see `credible_dose`.
+    owner : (z, y, x) region of each voxel, -1 for none. tia : (draws, sources), factors : (draws, regions): see `credible`.
     pattern_rel_variance : (z, y, x) variance of the pattern over the squared mean; None without pattern noise.
     responses : per region, None where BED is not defined.
     """
