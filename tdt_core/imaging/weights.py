@@ -151,7 +151,7 @@ def voxel_weights(images: CycleImages) -> VoxelWeights:
     resolution = _mean_resolution(images)
     total, noise = _summed(images, resolution.fwhm_mm)
     sharp = _sharpened(images, total, resolution)
-    unresolved = packaged_table("imaging_parameters.csv").value("weights.unresolved_sd")
+    p = packaged_table("imaging_parameters.csv")
     labels = images.labels.labels
     array = np.zeros(labels.shape, np.float32)
     log_sd = np.zeros(labels.shape, np.float32)
@@ -172,7 +172,9 @@ def voxel_weights(images: CycleImages) -> VoxelWeights:
         share = max(0.0, 1.0 - expected / observed) * seen if observed > 0 else 0.0
         pattern = 1.0 + share * (ratio - 1.0)
         array[box][inside] = pattern / pattern.sum()
-        # error of the shrunk pattern: noise that came through, and structure that the resolution hides
+        # error of the shrunk pattern: noise that came through, and what the correction misses at the image's resolution
+        row = f"weights.unresolved_sd.{region.organ}"
+        unresolved = p.value(row if row in p else "weights.unresolved_sd")
         log_sd[box][inside] = np.sqrt(np.log1p(share * noise_here + unresolved**2))
     return VoxelWeights(array, images.labels, log_sd)
 

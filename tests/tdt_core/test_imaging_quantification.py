@@ -13,6 +13,7 @@ from tdt_core.errors import CalibrationError, GeometryError, InputError, UnitErr
 from tdt_core.imaging.quantification import CycleImages, labels_on_reference, quantify_cycle
 from tdt_core.imaging.volume import LabelVolume, Scan, Volume
 from tdt_core.imaging.weights import time_weights_h, voxel_weights, weight_draws
+from tdt_core.parameters import packaged_table
 
 SHAPE, SPACING = (64, 46, 56), 6.0
 LABELS = labels_of(SHAPE, affine_of(SHAPE, SPACING), "A")
@@ -217,6 +218,16 @@ def test_weights_do_not_depend_on_how_a_scan_cut_a_region_into_rind_and_core() -
     ]
     assert any(len(a.concentration_mbq_ml) < len(b.concentration_mbq_ml) for a, b in zip(uncut, im.registered, strict=True))
     assert np.array_equal(voxel_weights(replace(im, registered=tuple(uncut))).array, voxel_weights(im).array)
+
+
+def test_a_pattern_is_never_surer_than_its_organs_unresolved_structure_allows() -> None:
+    im, p = images(), packaged_table("imaging_parameters.csv")
+    found = voxel_weights(im).log_sd
+    least = {}
+    for region, row in (("liver", "weights.unresolved_sd.liver"), ("rest", "weights.unresolved_sd")):
+        least[region] = np.sqrt(np.log1p(p.value(row) ** 2))
+        assert (found[im.labels.mask(region)] >= least[region] * (1 - 1e-5)).all()
+    assert found[im.labels.mask("liver")].min() < least["rest"]
 
 
 def test_draws_of_weights_are_reproducible_valid_and_as_wide_as_they_say() -> None:
