@@ -48,7 +48,13 @@ def take_in(site: Site, folder: Path) -> tuple[str, dict[int, str]]:
     Raises InputError when something is refused; the twin is unchanged then.
     """
     vault = Vault.open(site.settings.vault)
-    intake = read_inbox(folder, vault, evidence=site.evidence, quarantine_folder=site.settings.quarantine)
+    intake = read_inbox(
+        folder,
+        vault,
+        evidence=site.evidence,
+        ct_calibration_file=site.settings.ct_calibration,
+        quarantine_folder=site.settings.quarantine,
+    )
     return intake.pid, known_cycles(site, intake.pid) | put_cycles(
         site.evidence, numbered(site, without_imageless_start(intake))
     )

@@ -116,7 +116,7 @@ def check(
 
     settings = load_settings()
     vault = Vault.open(settings.vault, create=False) if (settings.vault / "key.json").exists() else None
-    report = examine(resolved(folder), vault)
+    report = examine(resolved(folder), vault, ct_calibration_file=settings.ct_calibration)
     if as_json:
         print_json(report.as_dict())
     else:

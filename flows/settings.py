@@ -24,7 +24,7 @@ from storage.home import Home, Outside, make_outside, open_home
 from tdt_core.errors import SettingsError
 
 CONFIG_NAME = "tdt.toml"
-PATHS = ("home", "vault", "inbox", "quarantine", "limits", "products")
+PATHS = ("home", "vault", "inbox", "quarantine", "ct_calibration", "limits", "products")
 SIBLINGS = ("vault", "inbox", "quarantine")
 
 
@@ -46,6 +46,7 @@ class Settings(BaseSettings):
     model: str = Field(default="", description="kinetic model (rung); empty: the ladder, from whole_body down")
     estimator: str = Field(default="", description="estimator; empty: MAP with Laplace draws")
     engine: str = Field(default="", description="dose engine: local, kernel, multimedium, mc; empty: kernel")
+    ct_calibration: Path | None = Field(default=None, description="CT calibration by scanner (CSV); empty: the folder's")
     limits: Path | None = Field(default=None, description="dose limits (CSV); empty: the packaged ones")
     products: Path | None = Field(default=None, description="products, ranges, planned cycles (CSV); empty: packaged")
     watch_minutes: float = Field(default=5.0, gt=0, description="how often `tdt serve` looks into the inbox")

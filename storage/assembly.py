@@ -218,7 +218,7 @@ def _assemble(
     if k == 0 and not (given or lines or found or earlier or drawn):
         return None
     frames = [f.image.frame_of_reference for f in found]
-    findings = [remark for f in found for remark in f.image.findings]
+    findings = [remark for f in (*found, *(cts[frame] for frame in dict.fromkeys(frames))) for remark in f.image.findings]
     volume, labels_for = None, ""
     with_labels = list(dict.fromkeys(frame for frame in frames if frame in labels))
     if with_labels:
@@ -276,5 +276,6 @@ def _scan(image: ReadImage, origin: datetime, vault: Vault) -> Scan:
         calibration=image.calibration,
         counts_per_mbq=image.counts_per_mbq,
         value_branch=image.value_branch,
+        ct_calibration=image.ct_calibration,
     )
     return replace(scan, id=digest_scan(scan))

@@ -19,7 +19,7 @@ from tdt_core.errors import CalibrationError
 from tdt_core.twin import CalibrationRecord
 
 SCHEMA = 1
-_TEXT = re.compile(r"[A-Za-z0-9 .,:;/*%+\-_()&=#]{1,160}")
+PLAIN_TEXT = re.compile(r"[A-Za-z0-9 .,:;/*%+\-_()&=#]{1,160}")
 _PROFILE = "resolution_by_radius_mm"
 _NUMBERS = {
     "sensitivity_cps_per_mbq": (1e-6, 1e6),
@@ -125,7 +125,7 @@ def _record(n: int, row: Any) -> CalibrationRecord:
             raise _format(f"{name} of calibration record {n} is {number}", f"{low} to {high}")
     texts = {name: row[name] for name in names - set(_NUMBERS)}
     for name, text in texts.items():
-        if not isinstance(text, str) or not _TEXT.fullmatch(text):
+        if not isinstance(text, str) or not PLAIN_TEXT.fullmatch(text):
             raise _format(f"{name} of calibration record {n} is not a plain text", "letters, digits and common signs")
     try:
         date.fromisoformat(row["date"])

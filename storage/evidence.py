@@ -20,6 +20,7 @@ from storage.atomic import disk_errors, publish_folder
 from storage.home import Home
 from tdt_core.codec import canonical_json, from_plain, to_plain
 from tdt_core.errors import StoreError
+from tdt_core.imaging.ct_calibration import CtCalibration
 from tdt_core.imaging.volume import LabelVolume, Scan, Volume
 from tdt_core.twin import CalibrationRecord, Region
 
@@ -70,6 +71,8 @@ def _scan_item(scan: Scan) -> Item:
         "unit": scan.volume.unit,
         "frame_of_reference": scan.volume.frame_of_reference,
     }
+    if scan.ct_calibration is not None:  # a CT without one keeps the name that it had before there were any
+        content["ct_calibration"] = to_plain(scan.ct_calibration)
     return _item("scan", content, scan.volume.array)
 
 
@@ -122,7 +125,7 @@ class EvidenceStore:
     def get_scan(self, digest: str) -> Scan:
         """The scan of that digest, `id` set to it; values are a read-only view of the file. Verified on the way."""
         content, array = self._get(digest, "scan")
-        calibration = content["calibration"]
+        calibration, of_ct = content["calibration"], content.get("ct_calibration")
         return Scan(
             id=digest,
             modality=content["modality"],
@@ -133,6 +136,7 @@ class EvidenceStore:
             calibration=None if calibration is None else from_plain(CalibrationRecord, calibration),
             counts_per_mbq=content["counts_per_mbq"],
             value_branch=content["value_branch"],
+            ct_calibration=None if of_ct is None else from_plain(CtCalibration, of_ct),
         )
 
     def get_labels(self, digest: str) -> LabelVolume:

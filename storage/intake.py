@@ -1,8 +1,8 @@
 """From an inbox folder to typed, pseudonymised cycles, or to a refusal with its reason.
 
 The inbox holds mixed DICOM, NIfTI label maps, `administrations.json`, `labs.csv` and/or `labs.fhir.json`, `calibration.json`
-and, where there were any, `prior_therapy.csv` and `samples.csv`; formats and reasons of refusal stand in `docs/data-in.md`.
-Nothing that is not named in a whitelist enters the types. A folder is taken in whole or not at all: one refused item refuses
+and, where there are any, `ct_calibration.csv`, `prior_therapy.csv` and `samples.csv`; formats and reasons of refusal stand in
+`docs/data-in.md`. Nothing that is not named in a whitelist enters the types. A folder is taken in whole or not at all: one refused item refuses
 the folder, so that no twin ever rests on half a delivery.
 """
 
@@ -43,6 +43,7 @@ def read_inbox(
     *,
     evidence: EvidenceStore | None = None,
     calibration_file: Path | None = None,
+    ct_calibration_file: Path | None = None,
     quarantine_folder: Path | None = None,
 ) -> Intake:
     """Take in one patient's folder.
@@ -52,7 +53,7 @@ def read_inbox(
     folder : the inbox folder; it is only read.
     vault : gives pseudonyms and origin of time, and keeps identity, origin and original UIDs of an accepted patient.
     evidence : where scans, labels, administrations and labs are put; None keeps them in memory.
-    calibration_file : used in place of the folder's `calibration.json`.
+    calibration_file, ct_calibration_file : used in place of the folder's `calibration.json` and `ct_calibration.csv`.
     quarantine_folder : where copies of refused and left-out items go with their reason; None makes none.
 
     Raises
@@ -60,7 +61,7 @@ def read_inbox(
     RefusedInbox
         Its `kind` is that of the first refusal, its `report` holds all. Nothing is written to vault or evidence then.
     """
-    taken = _take(Path(folder), vault, calibration_file)
+    taken = _take(Path(folder), vault, calibration_file, ct_calibration_file)
     if quarantine_folder is not None:
         for item in taken.report.items:
             if item.verdict in ("left_out", "refused"):
@@ -74,24 +75,30 @@ def read_inbox(
     return taken.intake
 
 
-def check(folder: Path, vault: Vault | None = None, *, calibration_file: Path | None = None) -> QualityReport:
+def check(
+    folder: Path,
+    vault: Vault | None = None,
+    *,
+    calibration_file: Path | None = None,
+    ct_calibration_file: Path | None = None,
+) -> QualityReport:
     """The data-quality report of a folder. Changes nothing: no vault entry, no evidence, no quarantine.
 
     Parameters
     ----------
     vault : to know the patient's origin of time; None looks with a key that is thrown away.
     """
-    return _take(Path(folder), vault or Vault.in_memory(), calibration_file).report
+    return _take(Path(folder), vault or Vault.in_memory(), calibration_file, ct_calibration_file).report
 
 
-def _take(folder: Path, vault: Vault, calibration_file: Path | None) -> _Taken:
+def _take(folder: Path, vault: Vault, calibration_file: Path | None, ct_calibration_file: Path | None) -> _Taken:
     if not folder.is_dir():
         raise InputError(
             "there is no such folder", remedy="name the folder that holds the patient's files", kind="input.folder"
         )
     files = sort_folder(folder.resolve())
     collector = Collector(list(files.items), list(files.findings))
-    material = read_material(files, vault, calibration_file, collector)
+    material = read_material(files, vault, calibration_file, ct_calibration_file, collector)
     _check_complete(files, collector)
     cycles: Sequence[CycleIntake] = ()
     intake, entry = None, None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +12,8 @@ from pydicom.dataset import Dataset
 from storage.administrations import Given, PatientRecord, read_administrations
 from storage.atomic import sha256_file
 from storage.calibrations import Calibrations, read_calibrations
+from storage.ct_calibrations import NAME as CT_CALIBRATION
+from storage.ct_calibrations import read_ct_calibrations
 from storage.dicom.classify import LabelMapFiles, SeriesFiles, Sorted
 from storage.dicom.ct_pt import read_ct, read_pt
 from storage.dicom.images import ReadImage
@@ -28,6 +30,7 @@ from storage.samples import NAME as SAMPLES
 from storage.samples import SampleLine, read_samples
 from storage.vault import Vault
 from tdt_core.errors import IdentityError, InputError, TwinError
+from tdt_core.imaging.ct_calibration import CtCalibration
 
 CALIBRATION = "calibration.json"
 
@@ -99,7 +102,9 @@ class Material:
     samples: tuple[SampleLine, ...]
 
 
-def read_material(files: Sorted, vault: Vault, calibration_file: Path | None, collector: Collector) -> Material:
+def read_material(
+    files: Sorted, vault: Vault, calibration_file: Path | None, ct_calibration_file: Path | None, collector: Collector
+) -> Material:
     """Decode all items of a sorted folder."""
     record, given = _record(files, collector)
     authority, identity = _identity(files.series, record, collector)
@@ -108,7 +113,12 @@ def read_material(files: Sorted, vault: Vault, calibration_file: Path | None, co
     if path is not None:
         with collector.item("calibration records", [path], gives=[CALIBRATION]):
             calibrations = read_calibrations(path)
-    images = _images(files.series, calibrations, vault, collector)
+    scanners: Mapping[str, CtCalibration] = {}
+    path = ct_calibration_file or files.tables.get(CT_CALIBRATION)
+    if path is not None:
+        with collector.item("CT calibration", [path]):
+            scanners = read_ct_calibrations(path)
+    images = _images(files.series, calibrations, scanners, vault, collector)
     grids = _grids(images)
     masks = _masks(files.series, grids, vault, collector)
     masks += _label_maps(files.label_maps, grids, record, vault, collector)
@@ -198,7 +208,11 @@ def _one_person(people: set[tuple[str, str, str]], record: PatientRecord | None)
 
 
 def _images(
-    series: Sequence[SeriesFiles], calibrations: Calibrations, vault: Vault, collector: Collector
+    series: Sequence[SeriesFiles],
+    calibrations: Calibrations,
+    scanners: Mapping[str, CtCalibration],
+    vault: Vault,
+    collector: Collector,
 ) -> tuple[FoundImage, ...]:
     found = []
     for s in series:
@@ -210,7 +224,7 @@ def _images(
             with collector.item(name, paths, gives=_gives(s)) as needs:
                 needs.append(CALIBRATION)
                 data = [open_file(p, pixels=True) for p in paths]
-                image = _read(s.kind, data, calibrations)
+                image = _read(s.kind, data, calibrations, scanners)
                 found.append(FoundImage(image, name, paths))
     return tuple(found)
 
@@ -232,10 +246,10 @@ def _frames(d: Dataset) -> list[str]:
     return [text(d, "FrameOfReferenceUID"), *(text(roi, "ReferencedFrameOfReferenceUID") for roi in rois)]
 
 
-def _read(kind: str, data: Sequence[Dataset], calibrations: Calibrations) -> ReadImage:
+def _read(kind: str, data: Sequence[Dataset], calibrations: Calibrations, scanners: Mapping[str, CtCalibration]) -> ReadImage:
     if kind == "NM":
         return read_nm(data[0], calibrations)
-    return read_ct(data) if kind == "CT" else read_pt(data, calibrations)
+    return read_ct(data, scanners) if kind == "CT" else read_pt(data, calibrations)
 
 
 def _grids(images: Sequence[FoundImage]) -> list[Grid]:

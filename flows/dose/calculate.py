@@ -25,7 +25,7 @@ from tdt_core.dosimetry.time_integration import TimeIntegrated, integrators
 from tdt_core.dosimetry.time_integration.intervals import EARLY
 from tdt_core.draws import summarised
 from tdt_core.errors import InputError, ModelError
-from tdt_core.imaging.density import CtMedia, media
+from tdt_core.imaging.density import CtMedia
 from tdt_core.imaging.quantification import CycleImages, quantify_cycle
 from tdt_core.imaging.volume import Scan
 from tdt_core.planning.outlook import bed_map, tissues
@@ -123,7 +123,7 @@ def calculate(taken: TakenIn, options: DoseOptions, map_: MapLike = map) -> Dosi
     with progress.step(f"time integration, {options.method}"):
         integrated = integrate(taken, images, options.method, options.before_first, options.draws, options.seed)
     tia, curves = integrated.result.tia_mbq_h, integrated.curves
-    ct = media(images.ct_hu, images.body)
+    ct = CtMedia(images.density, images.material, ())
     with progress.step("uncertainty through the kernel engine"):
         credible, factors = _credible(images, integrated, nuclide, ct, map_)
     with progress.step(f"dose, {options.engine}"):

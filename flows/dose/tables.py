@@ -126,7 +126,7 @@ def assumptions(found: Dosimetry) -> list[str]:
         "voxels share out their region's corrected activity as the images show it: the images' blur inside a region stays",
         "the SD holds count noise, calibration, partial volume, contour, registration and resolution, as draws of each "
         "region's curve; not what the shape of the curve between and after the scans may hide",
-        "density and medium follow from CT numbers by a general curve (hu_density.csv, hu_media.csv), not by this scanner's",
+        f"density and medium follow from CT numbers by {found.images.density_from}",
         *([f"tissue parameters of BED are assumed for {', '.join(assumed)}"] if assumed else []),
         "BED takes the dose rate of a region to follow its own activity",
     ]

@@ -23,7 +23,15 @@ from tdt_core.errors import InputError, TwinError
 
 Kind = Literal["NM", "PT", "CT", "SEG", "RTSTRUCT"]
 
-TABLES = ("administrations.json", "calibration.json", "labs.csv", "labs.fhir.json", "prior_therapy.csv", "samples.csv")
+TABLES = (
+    "administrations.json",
+    "calibration.json",
+    "ct_calibration.csv",
+    "labs.csv",
+    "labs.fhir.json",
+    "prior_therapy.csv",
+    "samples.csv",
+)
 MAX_FILES = 50_000
 
 _SOP_KINDS: dict[str, Kind] = {

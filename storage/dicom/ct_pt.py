@@ -7,8 +7,9 @@ A quantitative SPECT exported as PT carries a nuclide that emits no positrons an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -28,16 +29,19 @@ from storage.dicom.images import (
 from storage.dicom.parse import maybe_number, missing, number, safe, text, uid
 from storage.dicom.times import acquisition_start, earliest
 from tdt_core.errors import InputError, TimeError, UnitError
+from tdt_core.imaging.ct_calibration import CtCalibration
 
 MAX_SLICES = 5000
+UNCALIBRATED = "the scanner of a CT is not in ct_calibration.csv: density follows from the general curve"
 
 
-def read_ct(slices: Sequence[Dataset]) -> ReadImage:
+def read_ct(slices: Sequence[Dataset], scanners: Mapping[str, CtCalibration] = MappingProxyType({})) -> ReadImage:
     """One CT series in HU, int16 where all values are whole.
 
     Parameters
     ----------
     slices : data sets with pixels, in any order, no object twice.
+    scanners : calibrations of CT numbers by device serial; "" holds for any.
     """
     order, affine, frame = _stacked(slices)
     planes = []
@@ -63,6 +67,7 @@ def read_ct(slices: Sequence[Dataset]) -> ReadImage:
     whole = np.rint(hu)
     array = whole.astype(np.int16) if np.array_equal(whole, hu) else hu.astype(np.float32)
     start = earliest(slices)
+    own = scanners.get(text(slices[0], "DeviceSerialNumber")) or scanners.get("")
     return ReadImage(
         modality="CT",
         array=array,
@@ -74,6 +79,8 @@ def read_ct(slices: Sequence[Dataset]) -> ReadImage:
         start=start,
         time_of_values=start,
         value_branch="rescale",
+        ct_calibration=own,
+        findings=(UNCALIBRATED,) if scanners and own is None else (),
     )
 
 

@@ -15,6 +15,7 @@ from pydicom.dataset import Dataset
 from storage.dicom.parse import items, maybe_number, safe, text, value
 from storage.dicom.times import parse_dt, zone_of
 from tdt_core.errors import InputError
+from tdt_core.imaging.ct_calibration import CtCalibration
 from tdt_core.twin import CalibrationRecord
 
 # SNOMED code -> nuclide; the codes with a letter are the older spelling of the same concepts (SRT).
@@ -83,6 +84,7 @@ class ReadImage:
     calibration: CalibrationRecord | None = None
     counts_per_mbq: float = 0.0
     value_branch: Literal["", "counts", "real_world", "rescale"] = ""
+    ct_calibration: CtCalibration | None = None
     findings: tuple[str, ...] = ()
 
 

@@ -358,7 +358,8 @@ def quantify_cycle(
     findings += check_labels(on_grid, body > 0.5)
     inside = (body > 0.5) | (on_grid.labels > 0)
     ct = resample(reference_ct.volume, reference.volume, fill=-1000.0)
-    calibration = packaged_calibration()
+    own = reference_ct.ct_calibration
+    calibration = own or packaged_calibration()
     found = media(ct, inside, calibration)
     rho = found.density
     findings += found.findings
@@ -373,7 +374,7 @@ def quantify_cycle(
         ct_hu=ct,
         density=rho,
         material=found.material,
-        density_from=calibration.source,
+        density_from=f"this scanner's own table: {own.source}" if own else calibration.source,
         registered=tuple(r[1] for r in results),
         findings=tuple(dict.fromkeys(findings)),
     )

@@ -6,13 +6,16 @@ Arrays are (z, y, x). `affine` maps homogeneous voxel indices (k, j, i, 1) along
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from tdt_core.errors import GeometryError, UnitError
 from tdt_core.twin import CalibrationRecord, Region
+
+if TYPE_CHECKING:
+    from tdt_core.imaging.ct_calibration import CtCalibration
 
 UNITS = ("MBq/mL", "HU", "Gy", "g/cm3", "MBq.h/mL", "1")
 
@@ -63,6 +66,7 @@ class Scan:
     time_h : hours from the origin at which the values hold (middle of a SPECT acquisition).
     counts_per_mbq : expected counts per MBq over the acquisition (sensitivity x duration); 0 when unknown. For the noise.
     value_branch : how stored values became activity: counts | real_world | rescale.
+    ct_calibration : CT: what its numbers mean on its scanner; None for the packaged curve.
     """
 
     id: str
@@ -74,6 +78,7 @@ class Scan:
     calibration: CalibrationRecord | None = None
     counts_per_mbq: float = 0.0
     value_branch: Literal["", "counts", "real_world", "rescale"] = ""
+    ct_calibration: CtCalibration | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from imaging_bodies import ORGANS, affine_of, labels_of, make_scan, rigid, true_mbq
 
+from tdt_core.dosimetry import MATERIALS
 from tdt_core.errors import CalibrationError, GeometryError, InputError, UnitError
+from tdt_core.imaging.ct_calibration import CtCalibration
 from tdt_core.imaging.quantification import CycleImages, labels_on_reference, quantify_cycle
 from tdt_core.imaging.volume import LabelVolume, Scan, Volume
 from tdt_core.imaging.weights import time_weights_h, voxel_weights, weight_draws
@@ -113,6 +115,17 @@ def test_labels_on_a_finer_ct_grid_give_the_same_activities() -> None:
     im = run((scans()[0],), labels_of(fine, affine, "A"))  # type: ignore[arg-type]
     for organ in ORGANS:
         assert activity(im, organ.name) == pytest.approx(true_mbq(organ), rel=0.03)
+
+
+def test_density_follows_from_the_table_of_the_scanner_where_there_is_one() -> None:
+    (spect, ct), _ = scans()
+    own = CtCalibration("SN", ((-1000.0, 0.001), (0.0, 0.5), (1000.0, 2.0)), ((-1000.0, "water"),), "phantom 2026")
+    found = run(((spect, replace(ct, ct_calibration=own)),))
+    assert found.density.array[found.body] == pytest.approx(own.density(found.ct_hu.array[found.body]))
+    assert {MATERIALS[i] for i in np.unique(found.material[found.body])} == {"water"}
+    assert MATERIALS[found.material[~found.body][0]] == "air"
+    assert "phantom 2026" in found.density_from
+    assert "Schneider" in images().density_from
 
 
 def test_order_repetition_and_worker_do_not_change_a_byte() -> None:
