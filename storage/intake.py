@@ -2,8 +2,8 @@
 
 The inbox holds mixed DICOM, NIfTI label maps, `administrations.json`, `labs.csv` and/or `labs.fhir.json`, `calibration.json`
 and, where there are any, `ct_calibration.csv`, `prior_therapy.csv` and `samples.csv`; formats and reasons of refusal stand in
-`docs/data-in.md`. Nothing that is not named in a whitelist enters the types. A folder is taken in whole or not at all: one refused item refuses
-the folder, so that no twin ever rests on half a delivery.
+`docs/data-in.md`. Nothing that is not named in a whitelist enters the types. A folder is taken in whole or not at all: one
+refused item refuses the folder, so that no twin ever rests on half a delivery.
 """
 
 from __future__ import annotations
