@@ -20,7 +20,7 @@ from storage.twins import TwinStore
 from tdt_core.errors import ConflictError, InputError, SettingsError, StoreError
 
 COMMANDS = (
-    *("demo", "test", "run", "check", "phantom", "explain", "replay", "refit", "sign", "ladder"),
+    *("demo", "test", "run", "check", "phantom", "dose", "explain", "replay", "refit", "sign", "ladder"),
     *("serve", "mlflow", "dashboard", "doctor", "bench", "trial demo"),
     *(f"twin {c}" for c in ("list", "log", "show", "verify", "as-of")),
 )
