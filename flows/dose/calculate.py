@@ -19,6 +19,7 @@ from flows.dose.integrate import SINGLE, TWIN_ONLY, Integrated, chosen, integrat
 from flows.dose.take_in import TakenIn
 from tdt_core.dosimetry import absorbed_dose, credible_dose, dvh, engines
 from tdt_core.dosimetry.density import mass_ratio
+from tdt_core.dosimetry.dvh import doses_inside, volume_curves
 from tdt_core.dosimetry.engines.mc import monte_carlo_dose
 from tdt_core.dosimetry.region_curves import DrawnCurve
 from tdt_core.dosimetry.time_integration import TimeIntegrated, integrators
@@ -33,8 +34,9 @@ from tdt_core.radiobiology import lea_catcheside_sampled
 
 Float32 = npt.NDArray[np.float32]
 MapLike = Callable[..., Any]
-MASS_APART = 0.1
-"""Relative difference of a region's mass from that of its voxels, from which on it is told."""
+APART = 0.1
+"""Relative difference of a region's mass from that of its voxels, or of its curve from them, from which on it is told."""
+DVH_POINTS = 201
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,15 @@ def calculate(taken: TakenIn, options: DoseOptions, map_: MapLike = map) -> Dosi
         monte_carlo=told,
         findings=tuple(
             dict.fromkeys(
-                [*taken.findings, *images.findings, *ct.findings, *integrated.findings, *more, *_few(images, options)]
+                [
+                    *taken.findings,
+                    *images.findings,
+                    *ct.findings,
+                    *integrated.findings,
+                    *_closure(images, integrated),
+                    *more,
+                    *_few(images, options),
+                ]
             )
         ),
     )
@@ -215,7 +225,7 @@ def _voxel_masses(images: CycleImages) -> tuple[Float32, list[str]]:
     far = [
         f"{r.name}: its voxels weigh {1 / q:.2f} of its contour; the dose is that of the contour's mass"
         for r, q in zip(images.regions, ratio, strict=True)
-        if abs(q - 1) > MASS_APART
+        if abs(q - 1) > APART
     ]
     return np.append(1.0, ratio).astype(np.float32)[labels], far
 
@@ -224,6 +234,20 @@ def _lea_catcheside(curve: DrawnCurve, repair_half_time_h: float) -> float:
     """Factor of the measured curve; the dose rate is taken to follow the region's own activity."""
     times = np.concatenate([[0.0], np.geomspace(0.02, 40.0 / float(curve.tail_rate[0]), 400)])
     return float(lea_catcheside_sampled(times, curve.values(times)[0], repair_half_time_h))
+
+
+def _closure(images: CycleImages, integrated: Integrated) -> list[str]:
+    """Where voxels integrated one by one do not add up to what their region's own activities say."""
+    if len(images.registered) == 1:
+        return []
+    labels, tia = images.labels.labels, integrated.result.tia_mbq_h
+    sums = np.bincount(labels.ravel(), weights=tia.ravel(), minlength=len(images.regions) + 1)[1:]
+    own = np.array([float(integrated.curves[r.name].integral[0]) for r in images.regions])
+    return [
+        f"{r.name}: its voxels hold {q:.2f} of the time-integrated activity of its own curve"
+        for r, q in zip(images.regions, sums / np.maximum(own, 1e-300), strict=True)
+        if abs(q - 1) > APART
+    ]
 
 
 def _few(images: CycleImages, options: DoseOptions) -> list[str]:
@@ -240,20 +264,21 @@ def dose_volumes(found: Dosimetry) -> list[dict[str, Any]]:
     for n, (name, mask) in enumerate(found.masks.items()):
         if name == "rest":
             continue
-        curve = dvh(found.dose_gy, mask)
-        low, mid, high = (curve.dose_gy * q for q in np.quantile(found.factors[:, n], (0.05, 0.5, 0.95)))
-        grid = np.linspace(0.0, float(high[-1]), curve.dose_gy.size)
+        ordered = np.sort(doses_inside(found.dose_gy, mask))[:, None]
+        scales = np.quantile(found.factors[:, n], (0.05, 0.5, 0.95))
+        grid = np.linspace(0.0, float(ordered[-1, 0] * scales[2]) * 1.02 or 1.0, DVH_POINTS)
+        low, mid, high = (volume_curves(ordered * scale, grid)[:, 0] for scale in scales)
         rows.append(
             {
                 "region": name,
                 "dose_gy": grid.tolist(),
-                "q05": np.interp(grid, low, curve.volume_fraction, right=0.0).tolist(),
-                "q50": np.interp(grid, mid, curve.volume_fraction, right=0.0).tolist(),
-                "q95": np.interp(grid, high, curve.volume_fraction, right=0.0).tolist(),
+                "q05": low.tolist(),
+                "q50": mid.tolist(),
+                "q95": high.tolist(),
                 "metrics": {
                     # V20 is a share of volume, which does not scale with dose
                     k: summarised(v * found.factors[:, n]) if k.startswith("d") else summarised([v])
-                    for k, v in curve.metrics.items()
+                    for k, v in dvh(found.dose_gy, mask).metrics.items()
                 },
             }
         )

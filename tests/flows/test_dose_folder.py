@@ -87,6 +87,17 @@ def test_the_table_the_maps_and_the_energy_agree(result: Path, told: dict[str, A
     assert kidneys["kidney_left"]["tissue_status"] == "literature"
 
 
+def test_histograms_fall_from_one_to_zero_through_their_metrics_inside_their_band(told: dict[str, Any]) -> None:
+    for curve in told["dvh"]:
+        dose, low, mid, high = (np.array(curve[k]) for k in ("dose_gy", "q05", "q50", "q95"))
+        assert (mid[0], mid[-1]) == (1.0, 0.0)
+        assert (np.diff(mid) <= 0).all()
+        assert (low <= high).all()
+        if curve["region"] in ("liver", "lungs", "spleen"):  # many voxels: no steps
+            at_half = float(np.interp(-0.5, -mid, dose))
+            assert curve["metrics"]["d50"]["mean"] == pytest.approx(at_half, rel=0.05)
+
+
 def test_every_file_tells_the_same_dose(result: Path) -> None:
     dose = open_dose(result / "dose.zarr")["dose_mean_gy"].values
     d = pydicom.dcmread(result / "dose.dcm")
