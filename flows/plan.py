@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flows.decided import decision_before
+from flows.settings import Settings
 from flows.site import Site
 from storage.cycles import digests_by_cycle, get_cycle
 from storage.identity import state_id as id_of
@@ -69,6 +70,7 @@ def plan_chain(site: Site, bundles: Mapping[int, str], first: int, parent: str |
                 "estimator": site.settings.estimator or DEFAULT_ESTIMATOR,
                 "engine": engine_of(site),
                 "n_draws": site.settings.n_draws,
+                **time_integration_of(site.settings),
                 "limits": to_plain(site.limits),
                 "product": to_plain(product),
             },
@@ -94,6 +96,12 @@ def engine_of(site: Site) -> str:
             kind="settings.engine",
         )
     return name
+
+
+def time_integration_of(settings: Settings) -> dict[str, str]:
+    """The setting as a state's identity holds it: only where it is not the default, so that ids of older states stay."""
+    default = type(settings).model_fields["time_integration"].default
+    return {} if settings.time_integration == default else {"time_integration": settings.time_integration}
 
 
 def product_of(site: Site, cycle: CycleIntake, given: list[Administration]) -> Product:

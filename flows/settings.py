@@ -14,7 +14,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -47,6 +47,9 @@ class Settings(BaseSettings):
     estimator: str = Field(default="", description="estimator; empty: MAP with Laplace draws")
     engine: str = Field(default="", description="dose engine: local, kernel, multimedium, mc; empty: kernel")
     ct_calibration: Path | None = Field(default=None, description="CT calibration by scanner (CSV); empty: the folder's")
+    time_integration: Literal["regional_shape", "hierarchical"] = Field(
+        default="regional_shape", description="voxels over time: regional_shape, or hierarchical (each voxel its own rate)"
+    )
     limits: Path | None = Field(default=None, description="dose limits (CSV); empty: the packaged ones")
     products: Path | None = Field(default=None, description="products, ranges, planned cycles (CSV); empty: packaged")
     watch_minutes: float = Field(default=5.0, gt=0, description="how often `tdt serve` looks into the inbox")

@@ -6,7 +6,7 @@ its own record there, so that steps hand over ids and never arrays. `flows.loop`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,8 +48,10 @@ def quantify(site: Site, plan: CyclePlan, map_: MapLike = map) -> None:
             kind="input.cycle",
         )
     images = quantify_cycle(cycle.scans, cycle.cts, cycle.labels, map=map_)
-    weights = voxel_weights(images)
-    noise = weight_draws(images, NOISE_MAPS, seed=(*seed_of(plan), PATTERN_NOISE))
+    how = plan.identity["settings"].get("time_integration", "regional_shape")
+    start_h = first_start(cycle.administrations) if how != "regional_shape" else 0.0
+    weights = voxel_weights(images, how, start_h)
+    noise = weight_draws(images, NOISE_MAPS, (*seed_of(plan), PATTERN_NOISE), how, start_h)
     arrays = {
         "weights": weights.array,
         "noise": np.stack([draw.array for draw in noise]),
@@ -156,10 +158,16 @@ def prior_of(site: Site, plan: CyclePlan, rung: KineticModel, evidence: Evidence
 
 def start_of(evidence: Evidence) -> float:
     """When a cycle starts: its therapy administration, else its first administration, h."""
-    times = [a.time_h for a in evidence.administrations if a.intent == "therapy"]
-    times = times or [a.time_h for a in evidence.administrations]
-    if not times:
+    if not evidence.administrations:
         raise InputError(f"cycle {evidence.cycle} has no administration", kind="input.cycle")
+    return first_start(evidence.administrations)
+
+
+def first_start(administrations: Sequence[Administration]) -> float:
+    """Start of the first therapy, else of the first administration, h. Raises InputError without any."""
+    times = [a.time_h for a in administrations if a.intent == "therapy"] or [a.time_h for a in administrations]
+    if not times:
+        raise InputError("a cycle without an administration", expected="at least one", kind="input.cycle")
     return min(times)
 
 

@@ -4,18 +4,24 @@ The pattern is the registered images summed over time and sharpened by region-ba
 Nucl Med Mol Imaging 2011;38:1104; iterated as Yang): each voxel is multiplied by S / (psf * S), S the piecewise constant image
 of the corrected compartments. It is then drawn towards a uniform region as far as noise and resolution leave it no evidence of
 structure.
+
+With `time_integration="hierarchical"` the pattern is the time-integrated activity of a fit of every voxel, drawn towards its
+region's curve by the spread between voxels that the data show (`tdt_core.dosimetry.time_integration`), instead of the sum over
+time: it follows voxels that hold their activity longer than others of their region.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from tdt_core.errors import InputError
+from tdt_core.dosimetry.time_integration import time_integrated_activity
+from tdt_core.errors import InputError, ModelError
 from tdt_core.imaging.error_budget import correlation_volume_ml
 from tdt_core.imaging.partial_volume import compartments, means, spreads, transfer_matrix
 from tdt_core.imaging.quantification import REST, CycleImages
@@ -27,6 +33,7 @@ from tdt_core.reproducible import one_blas_thread
 
 Float32 = npt.NDArray[np.float32]
 FloatArray = npt.NDArray[np.float64]
+TimeIntegration = Literal["regional_shape", "hierarchical"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,29 +91,76 @@ def _mean_resolution(images: CycleImages) -> Resolution:
     return heaviest.scaled(fwhm / heaviest.fwhm_mm)
 
 
-def _summed(images: CycleImages, fwhm: float) -> tuple[Float32, Float32]:
-    """Time-summed image (MBq h/mL) and its relative noise variance per voxel, on the reference grid.
+@dataclass(frozen=True, eq=False)
+class _Pattern:
+    """How activity lies over time, before it is sharpened.
 
-    The variance follows the counts of the neighbourhood: noise density q over the local counts per mL, per scan.
+    total : (z, y, x) MBq h/mL; noise : its relative variance; weighed : noise was weighed against structure voxel by voxel.
+    """
+
+    total: Float32
+    noise: Float32
+    weighed: bool
+
+
+def _scan_variances(images: CycleImages, fwhm: float) -> Iterator[Float32]:
+    """(z, y, x) noise variance of each scan on the reference grid, (MBq/mL)^2.
+
+    The variance follows the counts of the neighbourhood: noise density q over the local counts per mL.
     """
     p = packaged_table("imaging_parameters.csv")
-    scans = images.registered
-    hours = time_weights_h([s.time_h for s in scans])
-    total = np.zeros(images.body.shape, np.float32)
-    variance = np.zeros(images.body.shape, np.float32)
     sigma = [fwhm * SIGMA_PER_FWHM / s for s in images.spacing_mm]
-    for scan, dt in zip(scans, hours, strict=True):
-        array = scan.volume.array
-        total += np.float32(dt) * array
-        local = ndimage.gaussian_filter(array, sigma, mode="nearest")
+    for scan in images.registered:
+        local = ndimage.gaussian_filter(scan.volume.array, sigma, mode="nearest")
         if scan.counts_per_mbq > 0:
-            variance += np.float32(dt**2 * p.value("noise.spect_density") / scan.counts_per_mbq) * local
+            yield np.float32(p.value("noise.spect_density") / scan.counts_per_mbq) * local
         else:
             rel = p.value("noise.uncounted_rel_sd_1ml") ** 2 / correlation_volume_ml(fwhm)
-            variance += np.float32(dt**2 * rel) * local**2
-    smooth = ndimage.gaussian_filter(total, sigma, mode="nearest")
+            yield np.float32(rel) * local**2
+
+
+def _summed(images: CycleImages, fwhm: float) -> _Pattern:
+    """The images summed over the hours that each stands for."""
+    hours = time_weights_h([s.time_h for s in images.registered])
+    total = np.zeros(images.body.shape, np.float32)
+    variance = np.zeros(images.body.shape, np.float32)
+    for scan, dt, noise in zip(images.registered, hours, _scan_variances(images, fwhm), strict=True):
+        total += np.float32(dt) * scan.volume.array
+        variance += np.float32(dt**2) * noise
+    smooth = ndimage.gaussian_filter(total, [fwhm * SIGMA_PER_FWHM / s for s in images.spacing_mm], mode="nearest")
     floor = np.float32(1e-6 * float(total.max()))
-    return total, variance / np.maximum(smooth, floor) ** 2
+    return _Pattern(total, variance / np.maximum(smooth, floor) ** 2, False)
+
+
+def _fitted(images: CycleImages, fwhm: float, start_h: float) -> _Pattern:
+    """Time-integrated activity by the hierarchical fit of every voxel; needs at least two scans after the administration."""
+    scans = np.stack([s.volume.array for s in images.registered])
+    sd = np.sqrt(np.stack(list(_scan_variances(images, fwhm))), dtype=np.float32)
+    least = np.float32(packaged_table("imaging_parameters.csv").value("weights.least_noise"))
+    for noise in sd:
+        np.maximum(noise, least * noise.max(), out=noise)
+    fit = time_integrated_activity(
+        np.maximum(scans, np.float32(0)),
+        np.array([s.time_h - start_h for s in images.registered]),
+        images.registered[0].nuclide,
+        method="hierarchical",
+        labels=images.labels.labels,
+        sd_mbq=sd,
+        outside="zero",
+    )
+    assert fit.sd_mbq_h is not None
+    floor = np.float32(1e-6 * float(fit.tia_mbq_h.max()))
+    return _Pattern(fit.tia_mbq_h, np.square(fit.sd_mbq_h / np.maximum(fit.tia_mbq_h, floor), dtype=np.float32), True)
+
+
+def _pattern(images: CycleImages, fwhm: float, time_integration: TimeIntegration, start_h: float) -> _Pattern:
+    if time_integration not in get_args(TimeIntegration):
+        raise ModelError(
+            f"time_integration {time_integration!r}", expected=f"one of {get_args(TimeIntegration)}", kind="model.name"
+        )
+    if time_integration == "hierarchical" and len(images.registered) > 1:
+        return _fitted(images, fwhm, start_h)
+    return _summed(images, fwhm)
 
 
 @one_blas_thread
@@ -141,16 +195,24 @@ def _sharpened(images: CycleImages, total: Float32, resolution: Resolution) -> F
     return out
 
 
-def voxel_weights(images: CycleImages) -> VoxelWeights:
+def voxel_weights(
+    images: CycleImages, time_integration: TimeIntegration = "regional_shape", start_h: float = 0.0
+) -> VoxelWeights:
     """Weights of every region of a cycle, `rest` included, on the reference grid.
+
+    time_integration : `regional_shape`, every voxel follows its region over time; `hierarchical`, a voxel has its own rate as
+        far as the data show it (a single scan shows none: the first is used).
+    start_h : time of the administration, on the clock of the scans.
 
     Per region the relative pattern r(v) = image / mean has the spatial variance s^2, of which noise explains n^2; the weight is
     1 + a (r - 1) with a = max(0, 1 - n^2 / s^2) V / (V + V_psf): the share of the variance that is structure, times the share
-    of structure that the resolution shows in a region of volume V. A region without any counts is uniform.
+    of structure that the resolution shows in a region of volume V; the hierarchical fit has weighed noise before, so that only
+    the second share is left. A region without any counts is uniform.
     """
     resolution = _mean_resolution(images)
-    total, noise = _summed(images, resolution.fwhm_mm)
-    sharp = _sharpened(images, total, resolution)
+    pattern_over_time = _pattern(images, resolution.fwhm_mm, time_integration, start_h)
+    noise = pattern_over_time.noise
+    sharp = _sharpened(images, pattern_over_time.total, resolution)
     p = packaged_table("imaging_parameters.csv")
     labels = images.labels.labels
     array = np.zeros(labels.shape, np.float32)
@@ -169,7 +231,8 @@ def voxel_weights(images: CycleImages) -> VoxelWeights:
         noise_here = noise[box][inside].astype(np.float64)
         observed, expected = float(ratio.var()), float(noise_here.mean())
         seen = region.volume_ml / (region.volume_ml + psf_ml)
-        share = max(0.0, 1.0 - expected / observed) * seen if observed > 0 else 0.0
+        structure = 1.0 if pattern_over_time.weighed else max(0.0, 1.0 - expected / observed) if observed > 0 else 0.0
+        share = structure * seen
         pattern = 1.0 + share * (ratio - 1.0)
         array[box][inside] = pattern / pattern.sum()
         # error of the shrunk pattern: noise that came through, and what the correction misses at the image's resolution
@@ -179,12 +242,18 @@ def voxel_weights(images: CycleImages) -> VoxelWeights:
     return VoxelWeights(array, images.labels, log_sd)
 
 
-def weight_draws(images: CycleImages, n: int, seed: int | Sequence[int]) -> tuple[VoxelWeights, ...]:
+def weight_draws(
+    images: CycleImages,
+    n: int,
+    seed: int | Sequence[int],
+    time_integration: TimeIntegration = "regional_shape",
+    start_h: float = 0.0,
+) -> tuple[VoxelWeights, ...]:
     """`n` draws of the weights: log-normal errors with the correlation of the reconstructed noise, normalised per region.
 
     Draw k depends on `seed` and k only.
     """
-    best = voxel_weights(images)
+    best = voxel_weights(images, time_integration, start_h)
     fwhm = _mean_resolution(images).fwhm_mm
     width = packaged_table("imaging_parameters.csv").value("noise.correlation_fwhm") * fwhm * SIGMA_PER_FWHM
     sigma = [width / s for s in images.spacing_mm]

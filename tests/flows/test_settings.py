@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from pydantic import ValidationError
 
-from flows.settings import as_environment, load_settings, make_folders, redacted
+from flows.plan import time_integration_of
+from flows.settings import Settings, as_environment, load_settings, make_folders, redacted
 from flows.site import open_site
 from tdt_core.errors import SettingsError
+from tdt_core.imaging.weights import TimeIntegration
 
 
 @pytest.fixture(autouse=True)
@@ -110,3 +113,11 @@ def test_a_password_in_an_address_is_not_shown() -> None:
 def test_a_policy_file_that_is_not_there_is_refused_in_words(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="policy file"):
         open_site(load_settings(home=tmp_path / "h", limits=tmp_path / "none.csv"))
+
+
+def test_time_integration_is_part_of_a_state_only_where_it_is_not_the_default() -> None:
+    assert get_args(Settings.model_fields["time_integration"].annotation) == get_args(TimeIntegration)
+    assert time_integration_of(load_settings()) == {}
+    assert time_integration_of(load_settings(time_integration="hierarchical")) == {"time_integration": "hierarchical"}
+    with pytest.raises(SettingsError):
+        load_settings(time_integration="guess")

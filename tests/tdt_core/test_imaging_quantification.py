@@ -10,7 +10,7 @@ import pytest
 from imaging_bodies import ORGANS, affine_of, labels_of, make_scan, rigid, true_mbq
 
 from tdt_core.dosimetry import MATERIALS
-from tdt_core.errors import CalibrationError, GeometryError, InputError, UnitError
+from tdt_core.errors import CalibrationError, GeometryError, InputError, ModelError, UnitError
 from tdt_core.imaging.ct_calibration import CtCalibration
 from tdt_core.imaging.quantification import CycleImages, labels_on_reference, quantify_cycle
 from tdt_core.imaging.volume import LabelVolume, Scan, Volume
@@ -253,6 +253,20 @@ def test_draws_of_weights_are_reproducible_valid_and_as_wide_as_they_say() -> No
         assert float(draw["liver"].sum(dtype=np.float64)) == pytest.approx(1.0, abs=1e-4)
     spread = np.std([np.log(d.array[inside]) for d in weight_draws(im, 24, 5)], axis=0).mean()
     assert spread == pytest.approx(float(one[0].log_sd[inside].mean()), rel=0.2)
+
+
+def test_weights_of_the_voxel_fit_are_weights_and_another_name_is_refused() -> None:
+    im = images()
+    fitted = voxel_weights(im, "hierarchical")
+    for name in fitted:
+        assert float(fitted[name].sum(dtype=np.float64)) == pytest.approx(1.0, abs=1e-4)
+    assert fitted.array.min() >= 0
+    assert not np.array_equal(fitted.array, voxel_weights(im).array)
+    assert len(weight_draws(im, 2, 1, "hierarchical")) == 2
+    one = replace(im, registered=im.registered[:1])
+    assert np.array_equal(voxel_weights(one, "hierarchical").array, voxel_weights(one).array)
+    with pytest.raises(ModelError):
+        voxel_weights(im, "guess")  # type: ignore[arg-type]
 
 
 def test_time_weights_cover_the_scans_and_refuse_two_at_once() -> None:
