@@ -219,6 +219,15 @@ def test_the_compartmental_rung_runs_through_the_same_loop(patient, tmp_path):
     assert site.store.load(outcome["states"][-1]).model == "compartmental"
 
 
+@pytest.mark.long
+def test_the_voxel_fit_runs_through_the_same_loop_and_is_replayed_as_it_was_made(patient, tmp_path):
+    site = new_site(tmp_path, time_integration="hierarchical")
+    last = run_chain(site, patient)["states"][-1]
+    assert site.store.load(last).identity["settings"]["time_integration"] == "hierarchical"
+    plain = open_site(site.settings.model_copy(update={"time_integration": "regional_shape"}))
+    assert replay(plain, last) == []
+
+
 def test_a_patient_without_pre_therapy_imaging_starts_at_cycle_1_and_keeps_the_earlier_labs(tmp_path):
     site = new_site(tmp_path)
     outcome = run_chain(site, write_patient(tmp_path / "patient", pet=False))
