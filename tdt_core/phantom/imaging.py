@@ -213,7 +213,7 @@ def noise_field(
     return np.asarray(field / field.std(), np.float32)
 
 
-def add_noise(expected: Float32, density: Float32, noise_density: float | Float32, cap: float, z: Float32) -> Float32:
+def add_noise(expected: Float32, density: Float32, noise_density: float, cap: float, z: Float32) -> Float32:
     """expected x exp(s z - s^2/2), s^2 = ln(1 + noise_density / density), s <= cap. Where nothing is expected, nothing is."""
     ratio = noise_density / np.maximum(density, np.float32(1e-12))
     s = np.minimum(np.sqrt(np.log1p(ratio)), np.float32(cap))
@@ -227,12 +227,7 @@ def spect_counts(activity_mbq: Float32, grid: Grid, device: Scanner, duration_s:
     expected = blur(expected, device.true_fwhm_mm, spacing, v["fwhm_radial_slope"], v["tail_share"], v["tail_fwhm"])
     density = gaussian(expected, v["noise_reach_fwhm"], spacing) / np.float32(8 * grid.voxel_ml)
     z = noise_field(rng, grid.scan_shape, v["noise_fwhm"], spacing, v.get("noise_fwhm_z"))
-    noise_density: float | Float32 = v["noise_density"]
-    if "noise_density_slope" in v:  # measured: noisier near the detector, where the resolution is finer
-        y, x = ((np.arange(n) - (n - 1) / 2) * spacing for n in grid.scan_shape[1:])
-        rise = v["noise_density_slope"] * np.hypot(y[:, None], x[None, :])
-        noise_density = np.asarray(v["noise_density"] + rise, np.float32)
-    return add_noise(expected, density, noise_density, v["noise_sigma_cap"], z)
+    return add_noise(expected, density, v["noise_density"], v["noise_sigma_cap"], z)
 
 
 def pet_image(activity_mbq: Float32, grid: Grid, device: Scanner, rng: np.random.Generator) -> Float32:

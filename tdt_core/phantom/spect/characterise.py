@@ -23,7 +23,8 @@ FloatArray = npt.NDArray[np.float64]
 Float32 = npt.NDArray[np.float32]
 SENSITIVITY, DURATION_S, HALF_LIFE_H = 9.4, 1500.0, 160.0
 """Of the test acquisitions; only their product with the activity matters."""
-PER_MM = 4  # points per half voxel and axis that draw a sphere's edge
+NARROWEST_MM = 0.5
+PER_AXIS = 4  # points per half voxel and axis that draw a sphere's edge
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,9 +68,11 @@ def sphere(thing: TestObject, volume_ml: float, center_mm: tuple[float, float, f
     h = thing.spacing_mm / 2
     z, y, x = (a - c for a, c in zip(thing.axes(), center_mm, strict=True))
     out = np.zeros(thing.body.shape, np.float32)
-    for dz, dy, dx in np.stack(np.meshgrid(*[(np.arange(PER_MM) - (PER_MM - 1) / 2) * h / PER_MM] * 3), -1).reshape(-1, 3):
+    for dz, dy, dx in np.stack(np.meshgrid(*[(np.arange(PER_AXIS) - (PER_AXIS - 1) / 2) * h / PER_AXIS] * 3), -1).reshape(
+        -1, 3
+    ):
         out += (z + dz)[:, None, None] ** 2 + (y + dy)[None, :, None] ** 2 + (x + dx)[None, None, :] ** 2 < r2
-    return np.asarray(out / PER_MM**3, np.float32)
+    return np.asarray(out / PER_AXIS**3, np.float32)
 
 
 def clean_image(thing: TestObject, concentration: Float32, device: Camera, map: Mapper = map) -> Float32:
@@ -110,7 +113,9 @@ def recovery(
         blurred = halve(np.asarray(ndimage.gaussian_filter(share, sigma, mode="constant"), np.float32)) / 8
         return float((blurred * mask).sum()) / norm - coefficient
 
-    return Recovery(coefficient, float(optimize.brentq(short, 0.5, 40.0)), float(hot.max()) / (100 * contrast))
+    # overshoot can fill a sphere on coarse voxels: then nothing was lost
+    fwhm = float(optimize.brentq(short, NARROWEST_MM, 60.0)) if short(NARROWEST_MM) > 0 else 0.0
+    return Recovery(coefficient, fwhm, float(hot.max()) / (100 * contrast))
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,6 +164,24 @@ def cylinder_noise(
     ]
     true = counts * thing.spacing_mm**3 / 1000
     return Noise(counts, np.array(radii), np.array(density), np.array(found), float(mean[inner].mean()) / true)
+
+
+def width_of_region_mm(activity: Float32, image: Float32, region: npt.NDArray[np.bool_], spacing_mm: float) -> float:
+    """FWHM of the Gaussian after which a region of the true `activity` holds as much as of the noise-free `image` (same unit).
+
+    0 where nothing was lost, NaN where even the widest (60 mm) does not explain the loss. All (z, y, x).
+    """
+    reach = int(np.ceil(30.0 / spacing_mm))
+    box = tuple(slice(max(int(q.min()) - reach, 0), int(q.max()) + reach + 1) for q in np.nonzero(region))
+    part, mask = activity[box], region[box]
+    held = float(image[region].sum())
+
+    def short(fwhm_mm: float) -> float:
+        return float(ndimage.gaussian_filter(part, fwhm_mm * SIGMA_PER_FWHM / spacing_mm, mode="constant")[mask].sum()) - held
+
+    if short(NARROWEST_MM) <= 0:
+        return 0.0
+    return float(optimize.brentq(short, NARROWEST_MM, 60.0)) if short(60.0) < 0 else float("nan")
 
 
 def gaussian_width_mm(correlation: FloatArray, spacing_mm: float) -> float:
