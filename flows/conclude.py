@@ -10,6 +10,7 @@ import numpy as np
 from flows import summary
 from flows.plan import CyclePlan, rung_of, seed_of
 from flows.site import Site
+from flows.smoothing import against_all_cycles, alarms
 from flows.steps import load_posterior, start_of, therapy_of
 from storage.cycles import get_cycle
 from storage.work import WorkFolder
@@ -33,7 +34,7 @@ from tdt_core.twin import DoseLedger, Limit, Posterior, PriorTherapy, Product
 
 LEDGER_FIELDS = ("cycles", "administrations", "kinds", "activities_mbq", "regions", "radiation", "opening_gy")
 
-SMOOTHER = 16  # stream of random numbers, see tdt_core.planning.forecast
+SMOOTHER, ALL_CYCLES = 16, 19  # streams of random numbers, see tdt_core.planning.forecast
 
 
 def conclude(site: Site, plan: CyclePlan) -> None:
@@ -67,6 +68,7 @@ def conclude(site: Site, plan: CyclePlan) -> None:
         beyond_the_ledger(ledger, policy),
     )
     labs = [*past_labs(site, plan), *evidence.labs]
+    together = against_all_cycles(site, plan.parent, rung, evidence, posterior, product, (*seed_of(plan), ALL_CYCLES))
     text = {
         "ligand": product.ligand,
         "cycle_bundle": plan.bundle,
@@ -84,7 +86,11 @@ def conclude(site: Site, plan: CyclePlan) -> None:
         "dose_engine": dosed["engine"],
         "assumed": summary.assumed_rows(rung, site.tissues, product, policy, given.nuclide),
         "prior_therapies": to_plain(prior),
-        "warnings": warnings(posterior, product, treated, ledger, kept_in_place(rung, given.nuclide)),
+        "warnings": [
+            *warnings(posterior, product, treated, ledger, kept_in_place(rung, given.nuclide)),
+            *alarms(together, rung.regions),
+        ],
+        "all_cycles": together,
         "diagnostics": posterior.diagnostics,
         "dose_matrix_gy_per_mbq_h": arrays["matrix"].tolist(),
     }

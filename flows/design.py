@@ -24,7 +24,7 @@ from tdt_core.twin import ErrorBudget, Evidence, Product, RegionActivity, TwinSt
 FloatArray = npt.NDArray[np.float64]
 
 HOURS = (1.0, 4.0, 8.0, 24.0, 48.0, 72.0, 96.0, 120.0, 144.0, 168.0, 192.0)
-DESIGN = 18  # stream of random numbers, see tdt_core.planning.forecast
+DESIGN = 20  # stream of random numbers, see tdt_core.planning.forecast
 
 
 def designed(

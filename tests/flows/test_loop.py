@@ -351,3 +351,15 @@ def test_the_newest_state_says_which_scans_of_the_next_cycle_would_tell_most(run
     assert "Cycle 3" in said
     assert "variance removed" in said
     assert "(the least telling)" in said
+
+
+def test_a_later_state_is_held_against_the_fit_of_all_cycles(run):
+    site, outcome = run
+    states = [site.store.load(s) for s in outcome["states"]]
+    assert "no earlier cycle" in states[0].summary["all_cycles"]["reason"]
+    last = states[-1]
+    if states[-2].model == last.model:
+        told = last.summary["all_cycles"]
+        assert told["cycles"] >= 2
+        assert set(told["shift_sd_by_region"]) == {r.name for r in last.evidence.regions}
+        assert all(0.3 < ratio < 3 for ratio in told["sd_ratio_by_region"].values())

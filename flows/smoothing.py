@@ -1,0 +1,87 @@
+"""A cycle's fit beside the fit of all cycles at once: how far the filter has drifted from the smoother."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from flows.site import Site
+from flows.steps import start_of, therapy_of
+from tdt_core.assimilation import Cycle, adapt, evolve, population_prior, smooth, state_model, transition, was_treated
+from tdt_core.errors import EstimationError
+from tdt_core.kinetics import KineticModel
+from tdt_core.twin import Evidence, Posterior, Product, Region, TwinState
+
+DRAWS = 400
+SHIFT_SD = 0.5
+"""A dose whose ln is moved by more than this many sd by fitting all cycles at once is an alarm. Assumed."""
+
+
+def against_all_cycles(
+    site: Site,
+    parent: str | None,
+    rung: KineticModel,
+    evidence: Evidence,
+    posterior: Posterior,
+    product: Product,
+    seed: tuple[int, ...],
+) -> dict[str, Any]:
+    """By region, the shift of ln time-integrated activity (filter minus all cycles) in sd, and the ratio of their sds.
+
+    The course goes back as far as the same kinetic model was fitted. Without such an earlier cycle, or without a solution, the
+    result says why.
+    """
+    states = _course(site, parent, rung.name)
+    if not states:
+        return {"reason": f"no earlier cycle was fitted with {rung.name}"}
+    first = states[0]
+    first_rung = state_model(first)
+    if first.parent is None:
+        prior = population_prior(first_rung)
+    else:
+        before = site.store.load(first.parent)
+        prior = adapt(evolve(before, None, start_of(first.evidence) - before.valid_time_h), first_rung)
+    starts = [start_of(s.evidence) for s in states[1:]] + [start_of(evidence)]
+    cycles = [
+        Cycle(m := state_model(s), s.evidence, transition(m, s.cycle, start - s.valid_time_h, was_treated(s)))
+        for s, start in zip(states, starts, strict=True)
+    ]
+    try:
+        found = smooth(prior, [*cycles, Cycle(rung, evidence)], [*(s.posterior for s in states), posterior])
+        theta = found.draws(DRAWS, np.random.default_rng(list(seed)))[-1]
+        given, n = therapy_of(evidence, product), len(rung.parameters)
+        by_all, by_filter = (np.log(rung.time_integrated_activity(x, given)) for x in (theta, posterior.draws[:DRAWS, :n]))
+    except (EstimationError, np.linalg.LinAlgError) as error:
+        return {"reason": f"all cycles at once could not be fitted: {error}"}
+    sd = np.maximum(by_all.std(axis=0), 1e-12)
+    shift, ratio = (by_filter.mean(axis=0) - by_all.mean(axis=0)) / sd, by_filter.std(axis=0) / sd
+    names = [r.name for r in rung.regions]
+    return {
+        "cycles": len(cycles) + 1,
+        "shift_sd_by_region": dict(zip(names, shift.tolist(), strict=True)),
+        "sd_ratio_by_region": dict(zip(names, ratio.tolist(), strict=True)),
+    }
+
+
+def _course(site: Site, newest: str | None, model: str) -> list[TwinState]:
+    """States from the earliest to `newest`, as far back as the same model was fitted."""
+    found: list[TwinState] = []
+    while newest is not None and (state := site.store.load(newest)).model == model:
+        found.insert(0, state)
+        newest = state.parent
+    return found
+
+
+def alarms(told: Mapping[str, Any], regions: Sequence[Region]) -> list[str]:
+    """Where the filter and the fit of all cycles disagree, in words."""
+    organ_of = {r.name: r.organ for r in regions}
+    far = {r: s for r, s in told.get("shift_sd_by_region", {}).items() if abs(s) > SHIFT_SD}
+    if "reason" in told and told["reason"].startswith("all cycles"):
+        return [told["reason"]]
+    return [
+        f"{region} ({organ_of.get(region, region)}): fitting all cycles at once moves its dose by {abs(s):.1f} sd "
+        f"{'down' if s > 0 else 'up'} against this state; its interval may be in the wrong place"
+        for region, s in sorted(far.items(), key=lambda x: -abs(x[1]))
+    ]
