@@ -19,7 +19,10 @@ from tdt_core.assimilation.selection import Basis, weigh
 from tdt_core.codec import from_plain
 from tdt_core.draws import summarised
 from tdt_core.errors import InputError, ModelError, StoreError
-from tdt_core.kinetics import rungs
+from tdt_core.kinetics import KineticModel, covariates_of, rung_for, rungs, shifts
+from tdt_core.kinetics.daughters import daughters_of
+from tdt_core.kinetics.progeny import FollowsDaughters
+from tdt_core.nuclides import decays_per_parent_decay
 from tdt_core.twin import Administration, Product, Region, TwinState
 
 LADDER = 17  # stream of random numbers, see tdt_core.planning.forecast
@@ -75,6 +78,8 @@ def ladder(state: TwinState, names: Sequence[str] = (), basis: Basis = "evidence
     scores = {name: c.score for name, c in found.candidates.items()}
     defined = {name: s for name, s in scores.items() if s.aicc is not None}
     akaike = weigh(defined, "aicc").by_rung if defined else {}
+    patient = covariates_of(state.evidence)
+    models = {name: rung_for(name, ligand, regions, patient) for name in found.candidates}
     return {
         "state": state.id,
         "pid": state.pid,
@@ -82,7 +87,14 @@ def ladder(state: TwinState, names: Sequence[str] = (), basis: Basis = "evidence
         "model": state.model,
         "product": given.product,
         "activity_mbq": given.net_activity_mbq,
-        "rungs": [row(name, c, found.weights.by_rung[name], akaike.get(name), regions) for name, c in found.candidates.items()],
+        "rungs": [
+            row(name, c, found.weights.by_rung[name], akaike.get(name), regions)
+            | {"follows_daughters": isinstance(models[name], FollowsDaughters)}
+            | {"daughter_tia_mbq_h": daughter_tia(models[name], c, given, regions)}
+            for name, c in found.candidates.items()
+        ],
+        "nuclide": given.nuclide,
+        "daughters": list(daughters_of(given.nuclide)),
         "refused": [{"rung": name, "reason": reason} for name, reason in found.refused.items()],
         "weights": {"basis": found.weights.basis, "reason": found.weights.reason},
         "average": tia(found.tia_mbq_h, regions),
@@ -121,6 +133,25 @@ def row(name: str, candidate: Candidate, weight: float, akaike: float | None, re
         ],
         "tia_mbq_h": tia(candidate.tia_mbq_h, regions),
     }
+
+
+def daughter_tia(
+    rung: KineticModel, candidate: Candidate, given: Administration, regions: Sequence[Region]
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Followed daughter -> its time-integrated activity (MBq h) by kind of organ and by region, summarised."""
+    theta = candidate.posterior.draws[:, : len(rung.parameters)]
+    born = decays_per_parent_decay(given.nuclide)
+    return {s.daughter: tia(born[s.daughter] * candidate.tia_mbq_h + s.tia_mbq_h, regions) for s in shifts(rung, theta, given)}
+
+
+def about_daughters(told: Mapping[str, Any]) -> list[str]:
+    """Which rungs are the step `+ daughters` of the ladder. Data see the parent, so it changes dose and no score."""
+    follow = [r["rung"] for r in told["rungs"] if r["follows_daughters"]]
+    if not follow:
+        return []
+    what = ", ".join(told["daughters"])
+    means = f" of {told['nuclide']}: {what}" if what else f"; {told['nuclide']} has none that leave, so dose is the same"
+    return [f"+ daughters: {', '.join(follow)} also follow daughters off the ligand{means}; scores are the same"]
 
 
 def tia(draws: FloatArray, regions: Sequence[Region]) -> dict[str, dict[str, float]]:
@@ -164,6 +195,7 @@ def lines(told: Mapping[str, Any]) -> tuple[list[Sequence[str]], list[Sequence[s
     ]
     basis = {"aicc": "AICc", "evidence": "the evidence", "left_out": "the left-out density"}[told["weights"]["basis"]]
     remarks = [f"weights by {basis}" + (f": {told['weights']['reason']}" if told["weights"]["reason"] else "")]
+    remarks += about_daughters(told)
     remarks += [f"{r['rung']} refused: {r['reason']}" for r in told["refused"]]
     return scores, amounts, remarks
 

@@ -10,7 +10,7 @@ import pytest
 
 from flows.bench.ladder import describe, measured, run
 from flows.cli import main
-from flows.ladder import grouped
+from flows.ladder import about_daughters, grouped, ladder
 from tdt_core.errors import SettingsError
 from tdt_core.kinetics import rungs
 from tdt_core.phantom import PhantomSettings, reference_patient
@@ -151,3 +151,19 @@ def test_a_rung_that_refuses_is_told_with_its_reason() -> None:
     assert "no kinetic model" in told["refused"]["guess"]
     assert "guess" not in told["rungs"]
     assert "biexponential" in rungs()
+
+
+# --- the step `+ daughters`
+
+
+def test_the_whole_body_is_the_rung_that_follows_daughters_and_says_so(capsys: pytest.CaptureFixture[str], commit) -> None:
+    state = commit()
+    told = ladder(state, ["monoexponential", "whole_body"], n_draws=20)
+    follows = {r["rung"]: r["follows_daughters"] for r in told["rungs"]}
+    assert follows == {"monoexponential": False, "whole_body": True}
+    assert (told["daughters"], {str(r["daughter_tia_mbq_h"]) for r in told["rungs"]}) == ([], {"{}"})
+    (words,) = about_daughters(told)
+    assert "+ daughters: whole_body" in words
+    assert "Lu-177 has none" in words
+    (of_actinium,) = about_daughters({**told, "nuclide": "Ac-225", "daughters": ["Bi-213"]})
+    assert of_actinium.endswith("also follow daughters off the ligand of Ac-225: Bi-213; scores are the same")

@@ -7,6 +7,7 @@ from test_kinetics_whole_body import GIVEN, KNOWN, REGIONS
 from tdt_core.assimilation import population_prior
 from tdt_core.kinetics import activity_by_energy, followed, kept_in_place, rung_for, shifts, source_activity
 from tdt_core.kinetics.daughters import drawn, stated
+from tdt_core.kinetics.progeny import energy_share
 from tdt_core.nuclides import decays_per_parent_decay, emissions, nuclide
 from tdt_core.planning.outlook import Tissue, lea_catcheside_by_region
 from tdt_core.twin import Administration
@@ -65,6 +66,17 @@ def test_daughters_that_stay_on_their_ligand_decay_in_the_organ_of_their_parent(
     assert np.abs(gone.tia_mbq_h / made)[:, KIDNEYS].min() > 0.5
     (half,) = rung.daughter_shifts(theta, given, np.zeros(0), {"Ac-225/Bi-213.leaving": 0.5})
     np.testing.assert_allclose(half.tia_mbq_h, (still.tia_mbq_h + gone.tia_mbq_h) / 2, atol=1e-5 * made.sum())
+
+
+def test_of_the_typical_patient_a_sixth_of_the_kidneys_dose_is_bismuth_that_came_from_elsewhere():
+    """At the medians of the table; the figures of docs/dosimetry.md."""
+    rung, given = body(), vial("Ac-225")
+    theta = population_prior(rung).mean[None]
+    (shift,) = rung.daughter_shifts(theta, given, np.zeros(0), {})
+    change = energy_share("Ac-225", "Bi-213") * shift.tia_mbq_h[0] / rung.time_integrated_activity(theta, given)[0]
+    assert change[KIDNEYS] / (1 + change[KIDNEYS]) == pytest.approx(0.174, abs=0.003)
+    assert change[GLAND] == pytest.approx(-0.133, abs=0.003)
+    assert change[4] == pytest.approx(-0.098, abs=0.003)  # lesion
 
 
 @each_pair
