@@ -98,15 +98,15 @@ def test_another_dose_engine_is_another_state_and_an_unknown_one_is_refused(run)
 def test_the_loop_runs_with_every_engine_and_finds_the_same_kidney(run, patient, tmp_path, engine):
     kernel, outcome = run
     site = new_site(tmp_path, engine=engine)
-    made = run_chain(site, only_cycle(patient, tmp_path / "inbox", (1,), 1))
-    assert dict(dose_engine(site.store.load(made["states"][0])))["engine"].startswith(engine)
+    made = run_chain(site, only_cycle(patient, tmp_path / "inbox", (0, 1), 2))
+    assert dict(dose_engine(site.store.load(made["states"][1])))["engine"].startswith(engine)
 
     def kidney(site, state):
         rows = {r["region"]: r["gy_per_gbq"]["mean"] for r in site.store.load(state).summary["doses"]}
         return rows["kidney_left"]
 
-    assert kidney(site, made["states"][0]) == pytest.approx(kidney(kernel, outcome["states"][1]), rel=0.1)
-    low, high = (float(np.nanmax(site.store.open_dose(made["states"][0])[f"dose_{k}_gy"].values)) for k in ("sd", "mean"))
+    assert kidney(site, made["states"][1]) == pytest.approx(kidney(kernel, outcome["states"][1]), rel=0.1)
+    low, high = (float(np.nanmax(site.store.open_dose(made["states"][1])[f"dose_{k}_gy"].values)) for k in ("sd", "mean"))
     assert 0 < low < high
 
 
