@@ -22,18 +22,19 @@ from tdt_core.assimilation import Prior, adapt, assimilate_on, evolve, populatio
 from tdt_core.codec import from_plain, to_plain
 from tdt_core.dosimetry.credible import credible_dose
 from tdt_core.dosimetry.density import mass_ratio
-from tdt_core.dosimetry.organ import organ_level
+from tdt_core.dosimetry.organ import PEPTIDE_RECEPTORS, blood_draws, marrow_to_blood_ratio, organ_level
 from tdt_core.errors import EstimationError, InputError
 from tdt_core.imaging.quantification import RegisteredScan, quantify_cycle
 from tdt_core.imaging.weights import voxel_weights, weight_draws
 from tdt_core.kinetics import KineticModel, as_parent, followed, source_activity
+from tdt_core.kinetics.ligands import ligands, receptor_of
 from tdt_core.lesions import history
 from tdt_core.planning.forecast import mass_factor_draws, next_administration
 from tdt_core.planning.outlook import lea_catcheside_by_region, responses
 from tdt_core.twin import Administration, Evidence, Posterior, Product, Region, RegionActivity
 
 NOISE_MAPS = 8
-FIT, PATTERN_NOISE = 11, 12  # streams of random numbers, see tdt_core.planning.forecast
+FIT, PATTERN_NOISE, BLOOD = 11, 12, 21  # streams of random numbers, see tdt_core.planning.forecast
 MapLike = Callable[..., Any]
 
 
@@ -215,7 +216,16 @@ def dose(site: Site, plan: CyclePlan, map_: MapLike = map) -> None:
     )
     matrix = result.dose_matrix_gy_per_mbq_h / ratio[:, None]
     voxels = (as_parent(sources, given.nuclide, leaving), factors, result.region_dose_gy, matrix[:, : len(names)])
-    level = organ_level(arrays["labels"], rung.regions, arrays["density"], spacing, given.nuclide, *voxels)
+    level = organ_level(
+        arrays["labels"],
+        rung.regions,
+        arrays["density"],
+        spacing,
+        given.nuclide,
+        *voxels,
+        blood_mbq_h_per_ml=blood_draws(evidence.samples, given.nuclide, given.time_h, len(factors), (*seed_of(plan), BLOOD)),
+        marrow_ratio=marrow_to_blood_ratio(evidence.patient.haematocrit, peptide=is_peptide(given.ligand)),
+    )
     work.save(
         "dose",
         {
@@ -237,6 +247,11 @@ def dose(site: Site, plan: CyclePlan, map_: MapLike = map) -> None:
             "engine": {"name": engine, "version": kernel_digest(), "density_from": images["density_from"]},
         },
     )
+
+
+def is_peptide(ligand: str) -> bool:
+    """Whether a ligand is a small one of PSMA or SSTR, as its table says; a ligand that is in no table is not known to be."""
+    return ligand in ligands() and receptor_of(ligand) in PEPTIDE_RECEPTORS
 
 
 def load_posterior(work: WorkFolder) -> tuple[Posterior, Evidence]:

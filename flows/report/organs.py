@@ -50,7 +50,7 @@ def marrow_words(marrow: dict[str, Any] | None) -> str:
     if marrow["ratio"] is not None:
         words += f"; marrow-to-blood ratio {number(marrow['ratio'])}"
     elif marrow["method"] == "image":
-        words += ". No blood samples are in the evidence, so the blood method is not used"
+        words += ". Fewer than two blood samples are in the evidence, so the blood method is not used"
     return words + "."
 
 

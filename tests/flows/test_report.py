@@ -102,7 +102,7 @@ def test_organ_level_stands_beside_voxel_level_with_its_reason_and_the_method_of
     assert "Left kidney, medulla" in table
     assert "Red marrow by image (activity in the segmented marrow)" in text
     assert "most of it from the rest of the body (0.02" in text
-    assert "No blood samples are in the evidence" in text
+    assert "Fewer than two blood samples are in the evidence" in text
 
 
 def test_marrow_by_blood_shows_its_ratio(state: TwinState, dose: xr.Dataset) -> None:
@@ -111,7 +111,7 @@ def test_marrow_by_blood_shows_its_ratio(state: TwinState, dose: xr.Dataset) -> 
     text = text_of(render_report(with_summary(state, organ_level=blood), dose))
     assert "Red marrow by blood (blood samples)" in text
     assert "marrow-to-blood ratio 0.31" in text
-    assert "No blood samples" not in text
+    assert "Fewer than two blood samples" not in text
 
 
 def test_a_state_from_before_the_organ_level_still_has_its_page(state: TwinState, dose: xr.Dataset) -> None:

@@ -11,6 +11,7 @@ from tdt_core.dosimetry import credible_dose, sphere_s_value
 from tdt_core.dosimetry.organ import (
     OrganSValues,
     activity_shares,
+    blood_draws,
     blood_time_integral,
     ellipsoid,
     ellipsoids_of_labels,
@@ -29,7 +30,7 @@ from tdt_core.dosimetry.organ.s_values import GY_PER_MBQ_H, MGY_G_PER_KEV
 from tdt_core.dosimetry.s_values import point_kernels
 from tdt_core.errors import GeometryError, InputError, ModelError, TimeError
 from tdt_core.nuclides import nuclide
-from tdt_core.twin import Region
+from tdt_core.twin import Region, Sample
 
 NUCLIDES = st.sampled_from(["Lu-177", "I-131", "Y-90", "Tb-161", "Ac-225"])
 RATIOS = st.tuples(*[st.floats(0.4, 2.5)] * 3)
@@ -230,6 +231,34 @@ def test_a_tail_of_blood_never_falls_slower_than_decay():
     assert rising == pytest.approx(3.0 + nuclide("Lu-177").half_life_h / np.log(2), rel=1e-9)
 
 
+def sample(time_h, value, name="Lu-177", **changes):
+    return Sample(**{"kind": "blood", "time_h": time_h, "value": value, "nuclide": name, "relative_sd": 0.0, **changes})
+
+
+def test_blood_is_integrated_from_the_administration_of_its_own_nuclide():
+    """Half-life 12 h from 0.1 MBq/mL, given at hour 1000; another nuclide, excreta, what was before or below does not count."""
+    used = [sample(1000.0 + t, 0.1 * 0.5 ** (t / 12.0)) for t in (1.0, 6.0, 30.0)]
+    others = [
+        sample(999.0, 0.05),
+        sample(1002.0, 0.004, "I-131"),
+        sample(1050.0, 0.001, below=True),
+        sample(1003.0, 50.0, kind="excreta", until_h=1004.0),
+    ]
+    found = blood_draws([*used, *others], "Lu-177", 1000.0, 3, (1,))
+    assert found == pytest.approx([0.1 * 12.0 / np.log(2)] * 3, rel=1e-9)
+    assert blood_draws([used[0], *others], "Lu-177", 1000.0, 3, (1,)) is None
+
+
+def test_an_error_of_the_counter_is_the_error_of_the_integral_and_errors_of_samples_average():
+    times = (1.0, 6.0, 20.0, 40.0)
+    shared, own = (
+        blood_draws([sample(t, 0.1 * 0.5 ** (t / 12.0), **error) for t in times], "Lu-177", 0.0, 4000, (1,))
+        for error in ({"calibration_sd": 0.1}, {"relative_sd": 0.1})
+    )
+    assert np.log(shared).std() == pytest.approx(0.1, rel=0.05)
+    assert 0.03 < np.log(own).std() < 0.1
+
+
 def test_marrow_dose_by_image_is_the_sum_of_the_schema_and_by_blood_replaces_the_self_part(lutetium):
     tia = np.array([[3000.0, 900.0, 800.0, 30.0, 20_000.0]] * 3) * np.array([[0.9], [1.0], [1.1]])
     image = marrow_dose(lutetium, tia, "Lu-177")
@@ -239,6 +268,8 @@ def test_marrow_dose_by_image_is_the_sum_of_the_schema_and_by_blood_replaces_the
     assert (blood.method, blood.ratio) == ("blood", 1.0)
     for name in ("liver", "kidney_left", "rest"):
         np.testing.assert_allclose(blood.cross_gy[name], image.cross_gy[name], rtol=1e-12)
+    spread = marrow_dose(lutetium, tia, "Lu-177", blood_mbq_h_per_ml=np.array([0.2, 0.3, 0.4]), ratio=1.0)
+    np.testing.assert_allclose(spread.self_gy, blood.self_gy * np.array([2, 3, 4]) / 3, rtol=1e-12)
     double = marrow_dose(lutetium, tia, "Lu-177", blood_mbq_h_per_ml=0.6, ratio=1.0)
     np.testing.assert_allclose(double.self_gy, 2 * blood.self_gy, rtol=1e-12)
 

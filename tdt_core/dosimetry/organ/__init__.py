@@ -3,7 +3,14 @@
 from tdt_core.dosimetry.organ.bodies import Ellipsoid, ellipsoid, ellipsoids_of_labels
 from tdt_core.dosimetry.organ.kidney import activity_shares, kidney_s_values
 from tdt_core.dosimetry.organ.level import organ_level
-from tdt_core.dosimetry.organ.marrow import MarrowDose, blood_time_integral, marrow_dose, marrow_to_blood_ratio
+from tdt_core.dosimetry.organ.marrow import (
+    PEPTIDE_RECEPTORS,
+    MarrowDose,
+    blood_draws,
+    blood_time_integral,
+    marrow_dose,
+    marrow_to_blood_ratio,
+)
 from tdt_core.dosimetry.organ.s_values import (
     OrganSValues,
     organ_s_values,
@@ -13,10 +20,12 @@ from tdt_core.dosimetry.organ.s_values import (
 )
 
 __all__ = [
+    "PEPTIDE_RECEPTORS",
     "Ellipsoid",
     "MarrowDose",
     "OrganSValues",
     "activity_shares",
+    "blood_draws",
     "blood_time_integral",
     "ellipsoid",
     "ellipsoids_of_labels",

@@ -29,7 +29,7 @@ def organ_level(
     voxel_dose_gy: FloatArray,
     voxel_matrix: FloatArray,
     *,
-    blood_mbq_h_per_ml: float | None = None,
+    blood_mbq_h_per_ml: FloatArray | float | None = None,
     marrow_ratio: float | None = None,
     progeny: Progeny = "equilibrium",
 ) -> dict[str, Any]:

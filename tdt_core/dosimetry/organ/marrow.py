@@ -19,6 +19,7 @@ from tdt_core.errors import InputError, TimeError
 from tdt_core.nuclides import Progeny
 from tdt_core.nuclides import nuclide as decay_of
 from tdt_core.parameters import packaged_table
+from tdt_core.twin import Sample
 
 Method = Literal["blood", "image"]
 METHODS: Mapping[str, str] = {
@@ -26,6 +27,8 @@ METHODS: Mapping[str, str] = {
     "image": "activity in the segmented marrow, cross-dose by photons",
 }
 MARROW = "red_marrow"
+PEPTIDE_RECEPTORS = ("PSMA", "SSTR2")
+"""Receptors whose ligands are small enough to reach all of the marrow's fluid."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +92,30 @@ def blood_time_integral(times_h: Sequence[float], concentration: Sequence[float]
     return float(_between(t[0], start, c[0]) + inner + c[-1] / last)
 
 
+def blood_draws(
+    samples: Sequence[Sample], nuclide: str, given_h: float, draws: int, seed: tuple[int, ...]
+) -> FloatArray | None:
+    """(draws,) time-integrated activity of blood from an administration on, MBq h per mL; None below two samples to use.
+
+    Used are blood samples of that nuclide after the administration that were not below the limit of quantification. Each draw
+    takes every sample with its own relative and absolute error, and all of one counter with one error of its calibration.
+    """
+    found = sorted(
+        (s for s in samples if s.kind == "blood" and s.nuclide == nuclide and s.time_h > given_h and not s.below),
+        key=lambda s: s.time_h,
+    )
+    if len(found) < 2:
+        return None
+    times, values = [s.time_h - given_h for s in found], np.array([s.value for s in found])
+    own = np.array([np.hypot(s.relative_sd, s.absolute_sd / s.value) for s in found])
+    counters = sorted({s.calibration_id for s in found})
+    shared = np.array([s.calibration_sd for s in found])
+    rng = np.random.default_rng(seed)
+    errors = rng.standard_normal((draws, len(found))) * own
+    errors += rng.standard_normal((draws, len(counters)))[:, [counters.index(s.calibration_id) for s in found]] * shared
+    return np.array([blood_time_integral(times, v, nuclide) for v in values * np.exp(errors)])
+
+
 def _rate(step: float, before: float, after: float) -> float:
     """Rate of fall between two samples, 1/h; 0 where a sample is zero."""
     return float(np.log(before / after) / step) if before > 0 and after > 0 else 0.0
@@ -117,7 +144,7 @@ def marrow_dose(
     tia_mbq_h: FloatArray,
     nuclide: str,
     *,
-    blood_mbq_h_per_ml: float | None = None,
+    blood_mbq_h_per_ml: FloatArray | float | None = None,
     ratio: float | None = None,
     marrow: str = MARROW,
     progeny: Progeny = "equilibrium",
@@ -128,7 +155,7 @@ def marrow_dose(
     ----------
     s : S values of all regions, the marrow and the remainder of the body among them.
     tia_mbq_h : (draws, n) time-integrated activity in the order of `s`; with blood samples the marrow's own is not used.
-    blood_mbq_h_per_ml, ratio : of the blood method; `marrow_to_blood_ratio`.
+    blood_mbq_h_per_ml, ratio : of the blood method, one value or (draws,); `blood_draws`, `marrow_to_blood_ratio`.
 
     Cross-dose is that of photons. The marrow's own photons follow its activity (by blood: activity per gram times its mass).
 
@@ -145,6 +172,6 @@ def marrow_dose(
         return MarrowDose("image", np.asarray(own), cross)
     charged = marrow_self_dose_of_blood(blood_mbq_h_per_ml, float(ratio or 0.0), nuclide, progeny)
     density = packaged_table("organ_level.csv").value("blood.density")
-    held = blood_mbq_h_per_ml / density * float(ratio or 0.0) * float(s.masses_g[i])
-    own = np.full(len(tia_mbq_h), float(charged) + held * float(s.photons[i, i]) * GY_PER_MBQ_H)
+    held = np.asarray(blood_mbq_h_per_ml) / density * float(ratio or 0.0) * float(s.masses_g[i])
+    own = np.broadcast_to(charged + held * float(s.photons[i, i]) * GY_PER_MBQ_H, len(tia_mbq_h))
     return MarrowDose("blood", own, cross, ratio)
