@@ -164,7 +164,9 @@ class _Settings(NamedTuple):
     def model_error(self, region: str) -> float:
         """Sd of ln activity beside the measured error budget."""
         organ = self.organ.get(region, region)  # a kind of sample stands for itself
-        return self._row(f"model_error.{self.rung}.{organ}", f"model_error.{organ}", "model_error.default").value
+        own = f"model_error.{self.rung}"
+        last = f"model_error.{organ}", "model_error.default"
+        return self._row(f"{own}.{self.ligand_family}.{organ}", f"{own}.{organ}", *last).value
 
     def transfer(self, region: str) -> _Nuisance:
         """ln of an early image of the imaging agent over what the therapy's curve says of that time."""

@@ -73,8 +73,9 @@ Covariates = Mapping[str, float]
 
 Build = Callable[[str, Sequence[Region], Covariates], KineticModel]
 
-UPTAKE = ("uptake_per_ml", "uptake_rate_per_ml", "R_density", "f_exc")
-"""What rungs call the parameter that decides on a region's uptake: it carries the trends and says what was learned."""
+UPTAKE = ("uptake_per_ml", "uptake_rate_per_ml", "f_exc", "R_density")
+"""What rungs call the parameter that decides on a region's uptake: it carries the trends and says what was learned. A region that
+has several goes by the first: kidneys whose tubules keep what they take up by the share that they do not (`f_exc`)."""
 
 _RUNGS: dict[str, Build] = {}
 
@@ -109,7 +110,7 @@ def _built(name: str, ligand: str, regions: tuple[Region, ...], covariates: tupl
 
 
 def uptake_parameter(rung: KineticModel, region: str) -> str | None:
-    """Name of the parameter that a region's uptake rises with, None where the rung has none for it."""
+    """Name of the parameter that decides on a region's uptake, None where the rung has none for it."""
     return next((name for q in UPTAKE if (name := f"{region}.{q}") in rung.parameters), None)
 
 

@@ -3,8 +3,8 @@
 The patient's regions take the place of the model's organs that bind ligand: their segmented volumes and the covariates (sex,
 age, height, weight, haematocrit, creatinine) go in as given, what is estimated is listed in `kinetics_whole_body.csv`, and
 everything else stands at its population median. Segmented lesions replace the population's tumour load. Regions without
-receptors (marrow, lungs, bladder, rest) keep their population sum of exponentials: late retention there is not in the model,
-and in images they hold spill-in and only what lies in the field of view.
+receptors (marrow, lungs, bladder, rest) and the liver keep their population sum of exponentials: late retention and clearance
+through bile are not in the model, and images of the others hold spill-in and only what lies in the field of view.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from tdt_core.twin import Administration, Region
 
 FloatArray = npt.NDArray[np.float64]
 
-MODEL_OF = {"PSMA": "psma"}
+MODEL_OF = {"PSMA": "psma", "SSTR2": "sstr"}
 """Receptor -> whole-body model, of those for which `kinetics_whole_body.csv` says what is estimated."""
 
 BLOCK = 128
@@ -44,6 +44,9 @@ BLOCK = 128
 
 DAUGHTER_HALF_LIVES = 20.0
 """Half-lives of the parent after which what is left of its daughters is nothing, about 1e-7 of their decays."""
+
+OF_THE_THERAPY = ("ligand.reuptake",)
+"""What amino acids leave of tubular uptake, also of another agent's: an image without them stands higher by the transfer."""
 
 ORGAN_OF = {"prostate_bed": "prostate"}
 """Regions that the model names otherwise."""
@@ -194,7 +197,7 @@ class WholeBody:
         if ligand not in self._systems:
             own = ligand == self.ligand
             model = self._of(ligand)
-            fixed = {n: v for n, v in self._fixed.items() if own or not n.startswith("ligand.")}
+            fixed = {n: v for n, v in self._fixed.items() if own or n in OF_THE_THERAPY or not n.startswith("ligand.")}
             table = ParameterTable(list(self.parameters.values())[: self._own])
 
             def quantities(theta: npt.NDArray[Any]) -> dict[str, Any]:
