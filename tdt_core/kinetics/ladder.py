@@ -74,8 +74,8 @@ Covariates = Mapping[str, float]
 Build = Callable[[str, Sequence[Region], Covariates], KineticModel]
 
 UPTAKE = ("uptake_per_ml", "uptake_rate_per_ml", "f_exc", "R_density")
-"""What rungs call the parameter that decides on a region's uptake: it carries the trends and says what was learned. A region that
-has several goes by the first: kidneys whose tubules keep what they take up by the share that they do not (`f_exc`)."""
+"""What rungs call the parameter that decides on a region's uptake: it carries the trends and says what was learned.
+A region that has several goes by the first: kidneys whose tubules keep what they take up by the share that they do not."""
 
 _RUNGS: dict[str, Build] = {}
 

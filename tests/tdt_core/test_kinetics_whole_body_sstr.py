@@ -1,4 +1,4 @@
-"""The whole-body rung of SSTR2 ligands: tubules and receptors of kidneys, agents, what stays with curves, and a fitted patient."""
+"""The whole-body rung of SSTR2 ligands: tubules and receptors of kidneys, agents, curves for the rest, and a fitted patient."""
 
 from dataclasses import replace
 
@@ -94,7 +94,7 @@ def test_gradients_agree_with_central_differences_of_tight_solves():
 
 
 def test_kidneys_without_receptors_hold_what_their_tubules_take_up():
-    """Uptake is filtered flow x (1 - f_exc) x reuptake: without receptors late activity follows 1 - f_exc where that is small."""
+    """Uptake is filtered flow x (1 - f_exc) x reuptake: without receptors late activity follows 1 - f_exc."""
     model = rung()
     names = list(model.parameters)
     few, fewer = (median(model).copy() for _ in range(2))
