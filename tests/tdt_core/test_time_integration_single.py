@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -210,3 +211,19 @@ def test_every_region_needs_a_curve() -> None:
     rung, given, theta, _ = model(72.0, n=2)
     with pytest.raises(ModelError):
         model_curves(rung, theta, given, np.array([72.0]), {1: "spleen"})
+
+
+def test_one_draw_that_has_all_but_gone_does_not_rule_the_factor() -> None:
+    y, labels, times = image()[None], np.ones(image().shape, int), np.array([72.0])
+    curves = model(72.0)[3]
+    told = []
+    for gone in (1.0, 1e-12):
+        curve = curves[1]
+        at = curve.at_scans.copy()
+        at[0] *= gone
+        out = time_integrated_activity(
+            y, times, "Lu-177", method="population_shape", labels=labels,
+            curves={1: dataclasses.replace(curve, at_scans=at)}, outside_window="report",
+        )  # fmt: skip
+        told.append(float(out.tia_mbq_h.sum()))
+    assert told[1] < 2.0 * told[0]

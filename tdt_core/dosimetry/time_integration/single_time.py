@@ -3,7 +3,7 @@
     hanscheid_2018    h = 2 t / ln 2              no half-life enters; holds for 0.75 to 2.5 effective half-lives T
     hanscheid_2017    h = 2^(t/T) T / ln 2        T of the tissue; scan one to three days after the administration
     madsen            h = exp(k t) / k            k = ln 2 / T of a population; the same, with another window
-    population_shape  h = integral of the curve / its value at t, over draws of the population's curve
+    population_shape  h = integral of the curve / its value at t, geometric mean over draws of the population's curve
     twin_shape        the same over the posterior draws of the region's curve in the patient's twin
 
 The first three take the decline as one exponential from time zero; `before_first` replaces that part except in hanscheid_2018,
@@ -270,9 +270,10 @@ class Shape(_SingleTime):
                 remedy="add the curve, or leave label 0 out with outside='zero'",
                 kind="time_integration.curve",
             )
-        factors = curve.integral / curve.at_scans[:, 0]
-        hours = float(factors.mean())
-        rel = float(factors.std(ddof=1)) / hours if len(factors) > 1 else 0.0
+        # a curve that has all but gone by the scan has a factor without bound: the mean of such draws is theirs alone
+        logs = np.log(curve.integral) - np.log(np.maximum(curve.at_scans[:, 0], np.finfo(np.float64).tiny))
+        hours = float(np.exp(logs.mean()))
+        rel = float(logs.std(ddof=1)) if len(logs) > 1 else 0.0
         most = _p("window.largest_error")
         return hours, rel, f"the curve leaves the factor uncertain by {rel:.0%}, above {most:.0%}" if rel > most else ""
 
