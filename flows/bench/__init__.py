@@ -18,6 +18,7 @@ BENCHES = {
     "loop": "flows.bench.loop",
     "lumping": "flows.bench.lumping",
     "population": "flows.bench.population",
+    "single_scan": "flows.bench.single_scan",
     "solver": "flows.bench.solver",
     "spect": "flows.bench.spect",
 }
