@@ -18,7 +18,7 @@ from storage.phantom_files import write_reference_patient
 from storage.twins import TwinStore
 from tdt_core.phantom import PhantomSettings, reference_patient
 
-pytestmark = pytest.mark.services
+pytestmark = [pytest.mark.services, pytest.mark.long]
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ def test_the_benchmark_names_its_figures_and_both_pipelines_agree_on_a_kidney() 
     assert "kidney" in describe(figures)
 
 
+@pytest.mark.long
 def test_monte_carlo_reaches_the_uncertainty_that_was_asked_for_and_agrees_with_the_kernel() -> None:
     figures = run(
         matrix=40, draws=2, kernel_matrix=24, repeats=1, mc_sd=0.1, mc_pilot=20_000, mc_speed_decays=2000

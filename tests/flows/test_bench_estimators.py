@@ -7,8 +7,8 @@ from tdt_core.errors import SettingsError
 
 
 def test_every_estimator_is_told_at_every_level_of_data():
-    names = "map,es_mda,least_squares"
-    told = bench.run(patients=6, seed=2, rung="sum_of_exponentials", names=names, seconds=0.2, processes=0)
+    names = "map,least_squares"
+    told = bench.run(patients=3, seed=2, rung="sum_of_exponentials", names=names, seconds=0.2, processes=0)
     assert list(told["estimators"]) == names.split(",")
     for levels in told["estimators"].values():
         assert set(levels) == {"rich", "two", "one"}

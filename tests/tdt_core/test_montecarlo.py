@@ -90,7 +90,7 @@ def test_escaping_energy_from_another_stream_closes_the_balance_of_every_region(
     weights[1][6, 7, 8] = 1.0
     engine = built("I-131", decays=60_000)
     deposited = np.array([engine.energy(w).sum(dtype=float) for w in weights])
-    report = energy_balance(engine, weights, np.ones(2), deposited, np.ones(SHAPE, bool))
+    report = energy_balance([engine], weights, np.ones(2), deposited, np.ones(SHAPE, bool))
     assert report["balance_relative_difference"] < 5e-3
 
 
@@ -99,7 +99,7 @@ def test_the_balance_of_few_decays_is_allowed_its_statistics_and_scatters_by_les
     for seed in range(8):
         engine = built("I-131", decays=1000, seed=seed)
         deposited = np.array([engine.energy(weights).sum(dtype=float)])
-        report = energy_balance(engine, [weights], np.ones(1), deposited, np.ones(SHAPE, bool))
+        report = energy_balance([engine], [weights], np.ones(1), deposited, np.ones(SHAPE, bool))
         misses.append(report["balance_relative_difference"])
         sd = engine.balance_sd()
     assert 0.2 * sd < np.sqrt(np.mean(np.square(misses))) < sd
