@@ -14,12 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import combinations, islice
 
 import numpy as np
 import numpy.typing as npt
 
-from tdt_core.assimilation.problem import Prior, build_problem
+from tdt_core.assimilation.problem import Prior, Problem, build_problem
 from tdt_core.errors import EstimationError
 from tdt_core.kinetics import KineticModel
 from tdt_core.twin import Evidence, Posterior
@@ -85,9 +85,10 @@ def design(
             remedy="offer fewer candidates, or choose one after the other",
             kind="estimation.design",
         )
-    plan, members = _together(candidates)
     n = len(tuple(model.parameters))
-    problem = build_problem(Prior(belief.names[:n], belief.mean[:n], _covariance(belief)[:n, :n], "design"), plan, model)
+    plan, sizes = _together(candidates)
+    problem = build_problem(Prior(belief.names[:n], belief.mean[:n], belief.covariance[:n, :n], "design"), plan, model)
+    members = _members(problem, plan, sizes)
     rng = np.random.default_rng(list(seed))
     theta = problem.mean + rng.standard_normal((n_draws, problem.mean.size)) @ problem.factor.T
     theta = _with_known(theta, problem.names, belief, rng)
@@ -112,20 +113,23 @@ def design(
     return tuple(sorted((worth((*always, *chosen)) for chosen in sets), key=lambda w: w.sd_after))
 
 
-def _together(candidates: Mapping[str, Evidence]) -> tuple[Evidence, dict[str, npt.NDArray[np.intp]]]:
-    """One plan of all candidates, and which of its data are whose."""
+def _together(candidates: Mapping[str, Evidence]) -> tuple[Evidence, dict[str, int]]:
+    """One plan of all candidates, and how many of its activities each brings, in their order. Samples are no candidates."""
     plans = list(candidates.values())
-    members, start = {}, 0
-    for name, plan in candidates.items():
-        members[name] = np.arange(start, start + len(plan.activities))
-        start += len(plan.activities)
     administrations = tuple(dict.fromkeys(a for plan in plans for a in plan.administrations))
     activities = tuple(replace(d, activity_mbq=1.0) for plan in plans for d in plan.activities)
-    return replace(plans[0], administrations=administrations, activities=activities), members
+    together = replace(plans[0], administrations=administrations, activities=activities, samples=())
+    return together, {name: len(plan.activities) for name, plan in candidates.items()}
 
 
-def _covariance(belief: Prior | Posterior) -> FloatArray:
-    return np.asarray(belief.covariance)
+def _members(problem: Problem, plan: Evidence, sizes: Mapping[str, int]) -> dict[str, npt.NDArray[np.intp]]:
+    """Candidate -> which data of the problem are its own; activities that the model has no region for are none."""
+    where = {id(datum.source): i for i, datum in enumerate(problem.data)}
+    planned = iter(plan.activities)
+    return {
+        name: np.array([where[id(a)] for a in islice(planned, size) if id(a) in where], dtype=np.intp)
+        for name, size in sizes.items()
+    }
 
 
 def _with_known(theta: FloatArray, names: tuple[str, ...], belief: Prior | Posterior, rng: np.random.Generator) -> FloatArray:

@@ -5,12 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from tdt_core.assimilation import Prior, assimilate, build_problem, population_prior
+from tdt_core.assimilation import assimilate, build_problem, population_prior
 from tdt_core.assimilation.designing import design
 from tdt_core.assimilation.experiment import simulated
 from tdt_core.errors import EstimationError
 from tdt_core.kinetics import rung_for
-from tdt_core.twin import Administration, ErrorBudget, Evidence, Patient, Region, RegionActivity
+from tdt_core.twin import Administration, ErrorBudget, Evidence, Patient, Region, RegionActivity, Sample
 
 REGIONS = (
     Region("kidney_left", "kidneys", "64033007", "left", volume_ml=160.0, mass_g=168.0),
@@ -79,6 +79,34 @@ def test_a_scan_of_another_region_tells_little_and_of_none_nothing(rung, kidney)
     assert lesion_scan.reduction < 0.01 < kidney_scan.reduction
 
 
+def test_a_region_that_the_model_lacks_and_samples_of_the_past_change_no_ranking(rung, kidney):
+    odd = Region("odd", "other", "", volume_ml=5.0, mass_g=5.0)
+    drawn = (Sample("blood", -5.0, 0.1, "Lu-177", 0.05),)
+    prior = population_prior(rung)
+    plain = design(prior, {"kidney": scan(72.0, REGIONS[:1]), "lesion": scan(72.0, REGIONS[1:])}, kidney, model=rung)
+    kidney_scan = dataclasses.replace(scan(72.0, (odd, *REGIONS[:1])), samples=drawn)
+    assert design(prior, {"kidney": kidney_scan, "lesion": scan(72.0, REGIONS[1:])}, kidney, model=rung) == plain
+
+
+def test_samples_of_the_past_stop_no_design_of_a_rung_that_could_predict_them(rung, kidney):
+    class WithBlood:
+        """A rung with a compartment: it would want to predict the sample, and knows no administration before it."""
+
+        compartments = ("blood",)
+
+        def __getattr__(self, name):
+            return getattr(rung, name)
+
+        def compartment_activity(self, theta, administration, times_h):
+            raise AssertionError("samples are no candidates")
+
+        compartment_log_jacobian = compartment_activity
+
+    offered = {"24 h": dataclasses.replace(scan(24.0), samples=(Sample("blood", -5.0, 0.1, "Lu-177", 0.05),))}
+    found = design(population_prior(rung), offered, kidney, model=WithBlood())
+    assert found == design(population_prior(rung), {"24 h": scan(24.0)}, kidney, model=rung)
+
+
 def test_the_same_camera_is_worth_less_where_its_calibration_is_already_known(rung, kidney):
     """The error of another camera is independent of the first one, so it tells of the level, which the same cannot."""
     loose = dataclasses.replace(BUDGET, calibration=0.3)
@@ -120,4 +148,3 @@ def test_a_quantity_must_be_positive(rung):
     prior = population_prior(rung)
     with pytest.raises(EstimationError, match="positive"):
         design(prior, {"a": scan(4.0)}, lambda theta: theta[:, 0] * 0.0, model=rung)
-    assert isinstance(prior, Prior)
