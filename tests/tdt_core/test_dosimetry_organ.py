@@ -249,6 +249,14 @@ def test_blood_is_integrated_from_the_administration_of_its_own_nuclide():
     assert blood_draws([used[0], *others], "Lu-177", 1000.0, 3, (1,)) is None
 
 
+def test_blood_counted_by_two_counters_at_one_time_counts_as_its_mean():
+    one = [sample(t, 0.1 * 0.5 ** (t / 12.0)) for t in (1.0, 6.0, 30.0)]
+    low, high = (sample(6.0, f * one[1].value, calibration_id=f"counter {f}") for f in (0.9, 1.1))
+    once, twice = (blood_draws(s, "Lu-177", 0.0, 3, (1,)) for s in (one, [one[0], low, high, one[2]]))
+    assert twice == pytest.approx(once, rel=1e-12)
+    assert blood_draws([low, high], "Lu-177", 0.0, 3, (1,)) is None
+
+
 def test_an_error_of_the_counter_is_the_error_of_the_integral_and_errors_of_samples_average():
     times = (1.0, 6.0, 20.0, 40.0)
     shared, own = (

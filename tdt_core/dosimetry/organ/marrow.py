@@ -97,23 +97,26 @@ def blood_draws(
 ) -> FloatArray | None:
     """(draws,) time-integrated activity of blood from an administration on, MBq h per mL; None below two samples to use.
 
-    Used are blood samples of that nuclide after the administration that were not below the limit of quantification. Each draw
-    takes every sample with its own relative and absolute error, and all of one counter with one error of its calibration.
+    Used are blood samples of that nuclide after the administration that were not below the limit of quantification; those of
+    one time (two counters) count as their mean. Each draw takes every sample with its own relative and absolute error, and all
+    of one counter with one error of its calibration.
     """
     found = sorted(
         (s for s in samples if s.kind == "blood" and s.nuclide == nuclide and s.time_h > given_h and not s.below),
         key=lambda s: s.time_h,
     )
-    if len(found) < 2:
+    times, at = np.unique([s.time_h - given_h for s in found], return_inverse=True)
+    if times.size < 2:
         return None
-    times, values = [s.time_h - given_h for s in found], np.array([s.value for s in found])
+    values = np.array([s.value for s in found])
     own = np.array([np.hypot(s.relative_sd, s.absolute_sd / s.value) for s in found])
     counters = sorted({s.calibration_id for s in found})
     shared = np.array([s.calibration_sd for s in found])
     rng = np.random.default_rng(seed)
     errors = rng.standard_normal((draws, len(found))) * own
     errors += rng.standard_normal((draws, len(counters)))[:, [counters.index(s.calibration_id) for s in found]] * shared
-    return np.array([blood_time_integral(times, v, nuclide) for v in values * np.exp(errors)])
+    mean = (at == np.arange(times.size)[:, None]) / np.bincount(at)[:, None]  # (times, samples)
+    return np.array([blood_time_integral(times.tolist(), v, nuclide) for v in values * np.exp(errors) @ mean.T])
 
 
 def _rate(step: float, before: float, after: float) -> float:
