@@ -214,7 +214,7 @@ def _assemble(
     given = [g for g in material.given if _cycle(therapies, g.start) == k]
     lines = [v for v in material.labs if v.at is not None and _cycle(therapies, v.at) == k]
     earlier = [x for x in material.prior if sum(t.date() <= x.day for t in therapies) == k]
-    drawn = [x for x in material.samples if _cycle(therapies, x.start) == k]
+    drawn = [x for x in material.samples if _cycle(therapies, x.end or x.start) == k]
     if k == 0 and not (given or lines or found or earlier or drawn):
         return None
     frames = [f.image.frame_of_reference for f in found]

@@ -176,7 +176,10 @@ def _number(n: int, kind: str, found: str, column: str, above: float, most: floa
 
 
 def on_axis(lines: Sequence[SampleLine], given: Schedule, origin: datetime) -> tuple[Sample, ...]:
-    """Rows on the patient's time axis, readings of a dose-rate meter as activity. Raises InputError `sample.first_reading`."""
+    """Rows on the patient's time axis, readings of a dose-rate meter as activity.
+
+    Raises InputError `sample.time` before any administration of the nuclide, `sample.first_reading`.
+    """
 
     def hours(at: datetime) -> float:
         return (at - origin).total_seconds() / 3600
@@ -185,8 +188,8 @@ def on_axis(lines: Sequence[SampleLine], given: Schedule, origin: datetime) -> t
     out = []
     for i, x in enumerate(lines):
         at, value, calibration_sd, meter = hours(x.start), x.value, x.counter_sd, x.counter
+        start, activity = _administered(x, given, hours(x.end or x.start))
         if x.rate:
-            start, activity = _administered(i, x, given, at)
             key = (x.counter, x.nuclide, start)
             meter = f"{x.counter} after {start:g} h"
             if key not in scales:
@@ -219,15 +222,18 @@ def on_axis(lines: Sequence[SampleLine], given: Schedule, origin: datetime) -> t
     return tuple(out)
 
 
-def _administered(i: int, x: SampleLine, given: Schedule, at: float) -> tuple[float, float]:
-    """Start and net activity of the last administration of the nuclide before a reading."""
-    before = [a for a in given if a.nuclide == x.nuclide and a.time_h <= at]
-    if not before:
+def _administered(x: SampleLine, given: Schedule, at: float) -> tuple[float, float]:
+    """Start and net activity of the last administration of the nuclide before a sample; a first dose rate may be at its start.
+
+    Without any administration in the folder's cycle only a dose rate is refused: others join a cycle that the twin knows.
+    """
+    before = [a for a in given if a.nuclide == x.nuclide and (a.time_h < at or (x.rate and a.time_h == at))]
+    if not before and (given or x.rate):
         raise InputError(
-            f"a dose rate (sample {i + 1}) before any administration of {x.nuclide} in its cycle",
-            expected="readings after an administration",
-            remedy="check times and time zones of the readings and of the administration record",
+            f"a {x.kind} sample before any administration of {x.nuclide} in its cycle",
+            expected="samples after an administration of their nuclide",
+            remedy="check times and time zones of the samples and of the administration record; leave blanks out",
             kind="sample.time",
         )
-    last = max(before, key=lambda a: a.time_h)
-    return last.time_h, last.net_activity_mbq
+    last = max(before, key=lambda a: a.time_h, default=None)
+    return (math.nan, math.nan) if last is None else (last.time_h, last.net_activity_mbq)

@@ -206,7 +206,7 @@ class Sample:
     relative_sd, absolute_sd : independent error, as a fraction of the value and in its unit; they add in quadrature.
     calibration_sd, calibration_id : fraction shared by all samples of one instrument.
     below : the activity was below `value`, the limit of quantification.
-    record : which line of which file.
+    record : file, and which of the cycle's samples in order of time.
     """
 
     kind: SampleKind
@@ -228,12 +228,18 @@ class Sample:
                 expected="a positive activity; one too low to be counted is given as below the limit of the counter",
                 kind="input.sample",
             )
-        if (self.kind == "excreta") != (self.until_h is not None) or (self.until_h or math.inf) <= self.time_h:
+        collected = self.until_h is not None and self.time_h < self.until_h < math.inf
+        if not (collected if self.kind == "excreta" else self.until_h is None):
             raise InputError(
                 f"a {self.kind} sample from {self.time_h} h until {self.until_h} h",
                 expected="an end after the start for excreta, and none for other kinds",
                 kind="input.sample",
             )
+
+    @property
+    def holds_at_h(self) -> float:
+        """When the value holds: of excreta at the end of the collection, h."""
+        return self.time_h if self.until_h is None else self.until_h
 
 
 LabStatus = Literal["final", "amended", "corrected", "entered-in-error"]

@@ -63,7 +63,7 @@ def data_of(evidence: Evidence) -> tuple[Datum, ...]:
 
 def _of_sample(s: Sample) -> Datum:
     total = float(np.sqrt(s.relative_sd**2 + (s.absolute_sd / s.value) ** 2 + s.calibration_sd**2))
-    return Datum(s.kind, "sample", s.until_h or s.time_h, s.value, SAMPLE_UNITS[s.kind], total, s.nuclide, s, s.below)
+    return Datum(s.kind, "sample", s.holds_at_h, s.value, SAMPLE_UNITS[s.kind], total, s.nuclide, s, s.below)
 
 
 def independent_sd(datum: Datum) -> float:

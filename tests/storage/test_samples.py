@@ -13,6 +13,7 @@ from storage.cycles import get_cycle, put_cycles
 from storage.evidence import EvidenceStore
 from storage.home import open_home
 from storage.intake import Intake, read_inbox
+from storage.quality import RefusedInbox
 from storage.samples import CSV_HEADER, on_axis, read_samples
 from storage.vault import Vault
 from tdt_core.errors import InputError, TwinError
@@ -91,6 +92,26 @@ def test_readings_of_a_dose_rate_meter_are_relative_to_the_first_one(tmp_path):
     assert day.value / four.value == pytest.approx(12 / 30)
     assert four.calibration_id == day.calibration_id
     assert four.calibration_sd == pytest.approx(0.05)  # of the first reading, shared by the others
+
+
+def test_a_sample_before_its_nuclide_was_given_is_refused_at_intake(valid, tmp_path):
+    folder = b.copy_of(valid, tmp_path / "inbox")
+    written(folder, row(start=-0.5))
+    with pytest.raises(RefusedInbox) as e:
+        taken(folder, tmp_path)
+    assert "sample.time" in [item.kind for item in e.value.report.items]
+
+
+def test_a_collection_belongs_to_the_cycle_in_which_it_ended(valid, tmp_path):
+    folder = b.copy_of(valid, tmp_path / "inbox")
+    written(folder, row("excreta", -0.25, 4.0, "1500", "MBq"))
+    intake, _ = taken(folder, tmp_path)
+    assert [len(c.samples) for c in intake.cycles] == [0] * (len(intake.cycles) - 1) + [1]
+
+
+def test_samples_of_a_folder_without_an_administration_join_a_cycle_that_the_twin_knows(tmp_path):
+    lines = read_samples(written(tmp_path, row(start=24.0)), (SUBJECT,))
+    assert on_axis(lines, (), datetime.fromisoformat(at(0.0)))[0].time_h == pytest.approx(24.0)
 
 
 def test_a_first_reading_that_came_late_cannot_stand_for_the_activity(tmp_path):

@@ -55,6 +55,24 @@ def curves():
     return rung_for("sum_of_exponentials", "PSMA-617", REGIONS)
 
 
+def test_a_collection_that_ends_as_the_time_axis_begins_holds_at_its_end(rung):
+    before = replace(GIVEN, time_h=-48.0)
+    given = replace(evidence(excreta(-46.0, 0.0)), administrations=(before,))
+    later = evidence(excreta(2.0, 48.0))
+    assert problem_of(rung, given).data[0].time_h == 0.0
+    theta = population_prior(rung).mean
+    shifted, plain = (problem_of(rung, x) for x in (given, later))
+    np.testing.assert_allclose(
+        shifted.predict(np.append(theta, shifted.mean[len(theta) :])), plain.predict(np.append(theta, plain.mean[len(theta) :]))
+    )
+
+
+@pytest.mark.parametrize("end", [None, -1.0, 0.0, 5.0, np.nan, np.inf])
+def test_a_collection_that_does_not_end_after_its_start_is_refused(end):
+    with pytest.raises(InputError):
+        excreta(5.0, end)
+
+
 def problem_of(rung, given):
     return build_problem(population_prior(rung), given, rung)
 
