@@ -10,7 +10,7 @@ import numpy as np
 from flows.site import Site
 from flows.steps import start_of, therapy_of
 from tdt_core.assimilation import Cycle, adapt, evolve, population_prior, smooth, state_model, transition, was_treated
-from tdt_core.errors import EstimationError
+from tdt_core.errors import EstimationError, ModelError
 from tdt_core.kinetics import KineticModel
 from tdt_core.twin import Evidence, Posterior, Product, Region, TwinState
 
@@ -53,7 +53,7 @@ def against_all_cycles(
         theta = found.draws(DRAWS, np.random.default_rng(list(seed)))[-1]
         given, n = therapy_of(evidence, product), len(rung.parameters)
         by_all, by_filter = (np.log(rung.time_integrated_activity(x, given)) for x in (theta, posterior.draws[:DRAWS, :n]))
-    except (EstimationError, np.linalg.LinAlgError) as error:
+    except (EstimationError, ModelError, np.linalg.LinAlgError) as error:
         return {"reason": f"all cycles at once could not be fitted: {error}"}
     sd = np.maximum(by_all.std(axis=0), 1e-12)
     shift, ratio = (by_filter.mean(axis=0) - by_all.mean(axis=0)) / sd, by_filter.std(axis=0) / sd

@@ -13,13 +13,11 @@ import numpy.typing as npt
 from scipy import linalg
 
 from tdt_core.assimilation.map_laplace import DISTINCT_OPTIMUM
-from tdt_core.assimilation.target import Fit, Target, laplace
-from tdt_core.errors import EstimationError
+from tdt_core.assimilation.target import BOUND, Fit, Target, check_members, laplace
 
 FloatArray = npt.NDArray[np.float64]
 
 MEMBERS = 250
-BOUND = 5.0
 FAR = 1.0
 """Members this far apart, in units of the root mean square distance, weigh e^-1 of near ones."""
 
@@ -31,8 +29,7 @@ def cluster_gauss_newton(target: Target, rng: np.random.Generator, members: int 
     z = rng.standard_normal((members, target.size))
     r = target.residuals(z)
     good = np.isfinite(r).all(axis=1)
-    if good.sum() < 2:
-        raise EstimationError("no start of the cluster has a solution", kind="estimation.diverged")
+    check_members(int(good.sum()))
     z, r = z[good], r[good]
     value = _objective(z, r)
     damping = np.full(len(z), 0.1)

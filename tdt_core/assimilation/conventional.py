@@ -14,11 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import optimize
 
-from tdt_core.assimilation.target import Fit, Target, gaussian, laplace
+from tdt_core.assimilation.target import BOUND, Fit, Target, gaussian, laplace
 
 FloatArray = npt.NDArray[np.float64]
-
-BOUND = 5.0
 
 
 def least_squares(target: Target, rng: np.random.Generator) -> Fit:

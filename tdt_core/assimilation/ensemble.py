@@ -20,11 +20,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import linalg
 
-from tdt_core.assimilation.target import Fit, Target, sampled
+from tdt_core.assimilation.target import BOUND, Fit, Target, check_members, sampled
 
 FloatArray = npt.NDArray[np.float64]
 
-BOUND = 5.0
 MEMBERS, MEMBERS_PER_PARAMETER = 500, 10
 
 
@@ -64,6 +63,7 @@ def ies(target: Target, rng: np.random.Generator, members: int | None = None, it
         misfit = target.residuals(z)
         bad = ~np.isfinite(misfit).all(axis=1)
         failed += int(bad.sum())
+        check_members(int((~bad).sum()))
         misfit[bad] = misfit[~bad].mean(axis=0)  # steps as the others do on average, and is solved again
         g = (misfit.mean(axis=0) - misfit) / root
         # anomalies of the predictions, turned back to those of the prior ensemble
@@ -78,7 +78,8 @@ def ies(target: Target, rng: np.random.Generator, members: int | None = None, it
 
 
 def _solved(target: Target, z: FloatArray) -> tuple[FloatArray, FloatArray, int]:
-    """Residuals and members that have a solution, and how many have none."""
+    """Residuals and members that have a solution, and how many have none. Raises EstimationError with fewer than two."""
     misfit = target.residuals(z)
     good = np.isfinite(misfit).all(axis=1)
+    check_members(int(good.sum()))
     return misfit[good], z[good], int((~good).sum())

@@ -29,9 +29,8 @@ def fit_map(target: Target, rng: np.random.Generator, starts: int = 4) -> Fit:
     EstimationError : no start reached a finite objective.
     """
     p = target.size
-    target.problem.predict(
-        target.problem.mean
-    )  # a model without solution at the prior mean says why; later ones are steps too far
+    # a model without solution at the prior mean says why; later ones are steps too far
+    target.problem.predict(target.problem.mean)
     best: tuple[float, FloatArray] | None = None
     objectives: list[float] = []
     for s in range(starts if target.sd.size else 1):

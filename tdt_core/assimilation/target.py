@@ -20,6 +20,9 @@ from tdt_core.errors import EstimationError, ModelError
 
 FloatArray = npt.NDArray[np.float64]
 
+BOUND = 5.0
+"""Prior sd within which estimators keep their members, searches and fits without a prior."""
+
 
 class Solvable(Protocol):
     """What an estimator needs of a problem: `Problem` of one cycle, or the joint one of several."""
@@ -127,7 +130,7 @@ class Fit:
     whitened_jacobian, residual : (d, p), (d,) at the centre.
     sample : (m, p) draws of theta of estimators that sample; None stands for N(theta, cholesky cholesky').
     objectives, distinct_optima : J of every start, and how many optima they ended in.
-    notes : what else the estimator says of its run, by name; `solves` among it.
+    notes : what else the estimator says of its run, by name.
     """
 
     theta: FloatArray
@@ -162,15 +165,20 @@ def gaussian(target: Target, z: FloatArray, covariance: FloatArray, h: FloatArra
     )
 
 
-def sampled(target: Target, z: FloatArray, **rest: Any) -> Fit:
-    """A sample (m, p) of white parameters, with its mean as the centre. Raises EstimationError with fewer than two members."""
-    if len(z) < 2:
+def check_members(count: int) -> None:
+    """Raise EstimationError when fewer than two members of an ensemble have a solution: they say nothing of a spread."""
+    if count < 2:
         raise EstimationError(
-            f"{len(z)} members of the ensemble have a solution",
+            f"{count} members of the ensemble have a solution",
             expected="at least two",
             remedy="use the estimator map, or narrow the prior",
             kind="estimation.diverged",
         )
+
+
+def sampled(target: Target, z: FloatArray, **rest: Any) -> Fit:
+    """A sample (m, p) of white parameters, with its mean as the centre. Raises EstimationError with fewer than two members."""
+    check_members(len(z))
     centre = z.mean(axis=0)
     return gaussian(target, centre, np.atleast_2d(np.cov(z, rowvar=False)), sample=target.theta(z), **rest)
 

@@ -1,6 +1,16 @@
-"""Alarms of the smoother in words."""
+"""Alarms of the smoother in words, and that it stops nothing."""
 
+import dataclasses
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from flows import smoothing
 from flows.smoothing import alarms
+from tdt_core.errors import EstimationError, ModelError
+from tdt_core.kinetics import rung_for
+from tdt_core.planning import product_for
 from tdt_core.twin import Region
 
 
@@ -15,3 +25,25 @@ def test_only_doses_that_move_far_are_told_the_farthest_first():
 def test_a_failed_fit_of_all_cycles_is_told_and_a_first_cycle_is_not():
     assert alarms({"reason": "no earlier cycle was fitted with whole_body"}, ()) == []
     assert alarms({"reason": "all cycles at once could not be fitted: x"}, ()) == ["all cycles at once could not be fitted: x"]
+
+
+@pytest.mark.parametrize("error", [EstimationError("no solution"), ModelError("no amount"), np.linalg.LinAlgError("singular")])
+def test_a_fit_of_all_cycles_that_fails_is_a_reason_and_stops_no_cycle(error, monkeypatch, commit):
+    state = commit()
+    rung = rung_for("sum_of_exponentials", "PSMA-617", state.evidence.regions)
+
+    def fails(*_):
+        raise error
+
+    monkeypatch.setattr(smoothing, "_course", lambda *_: [state])
+    monkeypatch.setattr(smoothing, "state_model", lambda _: rung)
+    monkeypatch.setattr(smoothing, "smooth", fails)
+    product = product_for("PSMA-617", "Lu-177")
+    later = dataclasses.replace(
+        state.evidence,
+        administrations=tuple(dataclasses.replace(a, time_h=a.time_h + 1000.0) for a in state.evidence.administrations),
+    )
+    site = SimpleNamespace(store=SimpleNamespace(load=lambda _: state))
+    told = smoothing.against_all_cycles(site, state.id, rung, later, state.posterior, product, (1,))
+    assert told["reason"].startswith("all cycles at once could not be fitted")
+    assert len(alarms(told, rung.regions)) == 1

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from iterative_ensemble_smoother import ESMDA
 
-from tdt_core.assimilation import Prior, assimilate, build_problem, estimators, population_prior
-from tdt_core.assimilation.ensemble import es_mda
+from tdt_core.assimilation import assimilate, build_problem, estimators, population_prior
+from tdt_core.assimilation.cluster import cluster_gauss_newton
+from tdt_core.assimilation.ensemble import es_mda, ies
 from tdt_core.assimilation.markov import effective_size, mcmc, split_r_hat
 from tdt_core.assimilation.target import Target, sampled
 from tdt_core.errors import EstimationError
@@ -198,6 +199,17 @@ def test_an_unknown_estimator_is_refused_by_name(rung, evidence):
         assimilate(population_prior(rung), evidence, rung, "magic")
 
 
+@pytest.mark.parametrize("estimator", [es_mda, ies, cluster_gauss_newton])
+def test_an_ensemble_of_which_no_member_has_a_solution_is_refused_in_words(estimator, rung, evidence):
+    class Without(Failing):
+        def activity(self, theta, administration, times_h):
+            raise EstimationError("no solution")
+
+    problem = build_problem(population_prior(rung), evidence, Without(rung))
+    with pytest.raises(EstimationError, match="0 members"):
+        estimator(Target(problem, problem.sd), np.random.default_rng(1), members=20)
+
+
 def test_an_ensemble_of_one_is_refused(rung, evidence):
     problem = build_problem(population_prior(rung), evidence, rung)
     with pytest.raises(EstimationError, match="1 members"):
@@ -209,4 +221,3 @@ def test_the_reference_sampler_says_how_far_its_chains_mixed(rung, evidence):
     fit = mcmc(Target(problem, problem.sd), np.random.default_rng(1), draws=300, chains=2, warm_up=100)
     assert 0.99 < fit.notes["r_hat"] < 1.5
     assert 1 < fit.notes["effective_size"] <= 1200
-    assert isinstance(population_prior(rung), Prior)
