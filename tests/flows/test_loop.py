@@ -363,3 +363,5 @@ def test_a_later_state_is_held_against_the_fit_of_all_cycles(run):
         assert told["cycles"] >= 2
         assert set(told["shift_sd_by_region"]) == {r.name for r in last.evidence.regions}
         assert all(0.3 < ratio < 3 for ratio in told["sd_ratio_by_region"].values())
+    else:
+        assert "no earlier cycle" in last.summary["all_cycles"]["reason"]
