@@ -346,6 +346,11 @@ def test_the_two_levels_agree_for_even_ellipsoids_in_water():
         assert row["ratio"] == pytest.approx(1.0, abs=0.02)
         assert row["why"] == "agree within 2 %"
     assert found["marrow"]["method"] == "image"
+    alone, chain = (
+        organ_level(labels, regions, density, spacing, "Ac-225", *voxels, progeny=p)["kidney_parts"][0]["dose_gy"]["mean"]
+        for p in ("none", "equilibrium")
+    )
+    assert alone < 0.3 * chain  # one alpha of four, and no daughter's electrons
     cortex, medulla = found["kidney_parts"]
     mean = (cortex["dose_gy"]["mean"] * cortex["mass_g"] + medulla["dose_gy"]["mean"] * medulla["mass_g"]) / masses[0]
     assert mean == pytest.approx(found["rows"][0]["organ_gy"]["mean"], rel=0.01)

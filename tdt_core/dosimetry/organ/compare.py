@@ -14,6 +14,7 @@ from tdt_core.dosimetry.organ.s_values import GY_PER_MBQ_H, OrganSValues
 from tdt_core.dosimetry.units import FloatArray
 from tdt_core.draws import summarised
 from tdt_core.errors import ModelError
+from tdt_core.nuclides import Progeny
 
 METHOD = (
     "MIRD schema: time-integrated activity times S values of ellipsoids of each region's mass, volume, place and proportions "
@@ -117,6 +118,7 @@ def kidney_rows(
     tia_mbq_h: Sequence[FloatArray],
     cross_gy: Sequence[FloatArray],
     mass_factors: Sequence[FloatArray],
+    progeny: Progeny = "equilibrium",
 ) -> list[dict[str, Any]]:
     """Cortex and medulla of each kidney: `region, part, mass_g, activity_share, dose_gy`.
 
@@ -126,7 +128,7 @@ def kidney_rows(
     shares = activity_shares()
     rows = []
     for kidney, own, cross, factor in zip(kidneys, tia_mbq_h, cross_gy, mass_factors, strict=True):
-        s = kidney_s_values(nuclide, kidney)
+        s = kidney_s_values(nuclide, kidney, progeny=progeny)
         dose = s.dose_gy(np.outer(own, shares)) / factor[:, None] + cross[:, None]
         rows += [
             {

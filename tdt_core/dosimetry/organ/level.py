@@ -60,6 +60,7 @@ def organ_level(
             [tia_mbq_h[:, i] for i in kidneys],
             [cross[:, i] / mass_factors[:, i] for i in kidneys],
             [mass_factors[:, i] for i in kidneys],
+            progeny,
         ),
         "marrow": marrow,
     }
