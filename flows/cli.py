@@ -15,9 +15,10 @@ from typing import Annotated, Any
 import typer
 
 from flows import cli_data, cli_design, cli_dose, cli_ladder, cli_simulate, cli_site, cli_twin
+from flows.cli_common import EXIT_REFUSED
 from tdt_core.errors import ConflictError, InputError, TwinError
 
-EXIT_FAILED, EXIT_USAGE, EXIT_REFUSED, EXIT_NO, EXIT_CONFLICT, EXIT_INTERRUPTED = 1, 2, 3, 4, 5, 130
+EXIT_FAILED, EXIT_USAGE, EXIT_CONFLICT, EXIT_INTERRUPTED = 1, 2, 5, 130
 
 app = typer.Typer(
     name="tdt",

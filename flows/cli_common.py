@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 if TYPE_CHECKING:
     from flows.settings import Settings
+    from storage.quality import RefusedInbox
     from storage.twins import TwinStore
 
+EXIT_REFUSED = 3
+"""The input was refused."""
 EXIT_NO = 4
 """A check did not pass."""
 
@@ -55,6 +58,15 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
 def say(words: str) -> None:
     """One line for a person, as it is."""
     print(words)
+
+
+def refuse(refused: RefusedInbox, as_json: bool) -> NoReturn:
+    """Say all reasons why a folder is refused, and end the command with `EXIT_REFUSED`."""
+    if as_json:
+        print_json({"error": refused.as_dict(), "report": refused.report.as_dict()})
+    else:
+        say("\n".join(refused.report.lines(paths=True)))
+    raise typer.Exit(EXIT_REFUSED) from None
 
 
 def say_markdown(words: str) -> None:

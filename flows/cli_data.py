@@ -9,9 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.cli_common import AsJson, print_json, print_table, resolved, say
+from flows.cli_common import EXIT_REFUSED, AsJson, print_json, print_table, refuse, resolved, say
 
-EXIT_REFUSED = 3
 BANNER = "Research use only. Not a medical device."
 
 
@@ -88,11 +87,7 @@ def run(
         with progress.shown(), orchestrated(settings) as server:
             taken = take_in(settings, server, source)
     except RefusedInbox as refused:
-        if as_json:
-            print_json({"error": refused.as_dict(), "report": refused.report.as_dict()})
-        else:
-            say("\n".join(refused.report.lines(paths=True)))
-        raise typer.Exit(EXIT_REFUSED) from None
+        refuse(refused, as_json)
     told = outcome_of(TwinStore(make_folders(settings)), taken)
     if as_json:
         print_json(told)

@@ -8,9 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.cli_common import AsJson, print_json, print_table, resolved, say
-
-EXIT_REFUSED = 3
+from flows.cli_common import AsJson, print_json, print_table, refuse, resolved, say
 
 
 def dose(
@@ -58,11 +56,7 @@ def dose(
                 found = calculate(taken, options, map_)
             told, files = write(found, target, identified=identified)
     except RefusedInbox as refused:
-        if as_json:
-            print_json({"error": refused.as_dict(), "report": refused.report.as_dict()})
-        else:
-            say("\n".join(refused.report.lines(paths=True)))
-        raise typer.Exit(EXIT_REFUSED) from None
+        refuse(refused, as_json)
     if as_json:
         print_json(told | {"out": str(target), "files": files})
         return

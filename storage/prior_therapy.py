@@ -14,8 +14,8 @@ from datetime import date, datetime
 from pathlib import Path
 
 from storage.dicom.parse import safe
-from storage.tables import read_csv
-from tdt_core.errors import IdentityError, InputError
+from storage.tables import read_csv_of
+from tdt_core.errors import InputError
 from tdt_core.imaging.regions import region_codes
 from tdt_core.twin import PriorTherapy
 
@@ -57,14 +57,7 @@ def read_prior_therapy(path: Path, subjects: Sequence[str], born: date) -> tuple
     IdentityError
         `identity.prior_therapy`.
     """
-    rows = read_csv(path, CSV_HEADER)
-    if any(row["pseudonym"] not in subjects for row in rows):
-        raise IdentityError(
-            "earlier therapies of somebody else, or of nobody",
-            expected="the patient of the administration record in every row",
-            remedy="list the earlier therapies of this patient alone",
-            kind="identity.prior_therapy",
-        )
+    rows = read_csv_of(path, CSV_HEADER, subjects, "earlier therapies", "identity.prior_therapy")
     lines = [_line(n, row, born) for n, row in enumerate(rows, start=1)]
     keys = [(x.region, x.radiation, x.day) for x in lines]
     if len(set(keys)) != len(keys):

@@ -20,8 +20,8 @@ from typing import get_args
 
 from storage.dicom.parse import safe
 from storage.dicom.times import parse_iso
-from storage.tables import read_csv
-from tdt_core.errors import IdentityError, InputError, UnitError
+from storage.tables import read_csv_of
+from tdt_core.errors import InputError, UnitError
 from tdt_core.nuclides import nuclide
 from tdt_core.twin import Sample, SampleKind, Schedule
 
@@ -81,14 +81,7 @@ def read_samples(path: Path, subjects: Sequence[str]) -> tuple[SampleLine, ...]:
     IdentityError
         `identity.samples`.
     """
-    rows = read_csv(path, CSV_HEADER)
-    if any(row["pseudonym"] not in subjects for row in rows):
-        raise IdentityError(
-            "samples of somebody else, or of nobody",
-            expected="the patient of the administration record in every row",
-            remedy="list the samples of this patient alone",
-            kind="identity.samples",
-        )
+    rows = read_csv_of(path, CSV_HEADER, subjects, "samples", "identity.samples")
     lines = [_line(n, row) for n, row in enumerate(rows, start=1)]
     keys = [(x.kind, x.start, x.counter) for x in lines]
     if len(set(keys)) != len(keys):

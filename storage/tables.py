@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from storage.files import require_regular
-from tdt_core.errors import InputError
+from tdt_core.errors import IdentityError, InputError
 
 MAX_BYTES = 64 * 2**20
 MAX_DEPTH = 32
@@ -63,6 +64,26 @@ def _check_depth(data: Any, depth: int) -> None:
     if isinstance(data, (dict, list)):
         for item in data.values() if isinstance(data, dict) else data:
             _check_depth(item, depth + 1)
+
+
+def read_csv_of(path: Path, header: tuple[str, ...], subjects: Sequence[str], what: str, kind: str) -> list[dict[str, str]]:
+    """Rows as `read_csv` gives them, of one patient alone.
+
+    Parameters
+    ----------
+    subjects : what may stand in the column `pseudonym`. what : the rows in words, plural. kind : of the refusal.
+
+    Raises IdentityError for a row of anybody else, InputError `file.csv`.
+    """
+    rows = read_csv(path, header)
+    if any(row["pseudonym"] not in subjects for row in rows):
+        raise IdentityError(
+            f"{what} of somebody else, or of nobody",
+            expected="the patient of the administration record in every row",
+            remedy=f"list the {what} of this patient alone",
+            kind=kind,
+        )
+    return rows
 
 
 def read_csv(path: Path, header: tuple[str, ...]) -> list[dict[str, str]]:
