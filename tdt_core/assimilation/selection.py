@@ -11,6 +11,8 @@ H = dh/dtheta at the MAP theta*, prior N(m, P), L L' = P and r = y - h(theta*):
     AICc          = -2 ln L + 2 k + 2 k (k + 1) / (n - k - 1)
     ln left out   = sum of ln p(y_i | all other data), closed form in the model linearised at the MAP
 
+A datum that is only known to be below a limit adds ln Phi((ln limit - h) / sd) to ln L and to ln left out.
+
 The evidence is the density that a rung with its own prior gave these data before they were seen: it compares form and prior
 together. A prior that is wider by a factor c costs about ln c per parameter that the data determine. The left-out density
 hardly depends on the width of a prior, so it compares forms of curves. See docs/ladder.md.
@@ -27,6 +29,7 @@ import numpy.typing as npt
 from scipy import linalg
 
 from tdt_core.assimilation.problem import Prior, Problem, build_problem
+from tdt_core.assimilation.target import censored
 from tdt_core.errors import EstimationError
 from tdt_core.kinetics import KineticModel
 from tdt_core.parameters import ParameterTable, packaged_table
@@ -99,9 +102,9 @@ def score(prior: Prior, evidence: Evidence, model: KineticModel, posterior: Post
     """
     problem = build_problem(prior, evidence, model)
     used = [row for row in posterior.fit_report if row["status"] != "missing"]
-    if not problem.y.size:
+    if problem.below.all():
         raise EstimationError(
-            "no datum to score a rung by", expected="at least one region activity", kind="estimation.selection"
+            "no datum to score a rung by", expected="at least one that is no limit", kind="estimation.selection"
         )
     if posterior.names != problem.names or len(used) != problem.y.size:
         raise EstimationError("the posterior belongs to another problem", kind="estimation.selection")
@@ -111,32 +114,41 @@ def score(prior: Prior, evidence: Evidence, model: KineticModel, posterior: Post
 
 
 def score_at(problem: Problem, theta: FloatArray, sd: FloatArray, outliers: int = 0) -> Score:
-    """Score at a (p,) MAP of a problem under (d,) independent errors."""
-    n, d = problem.n_model, problem.y.size
+    """Score at a (p,) MAP of a problem under (d,) independent errors.
+
+    A limit of quantification adds ln of the probability of a truth below it, the nuisances' spread included, and its curvature.
+    """
+    n, seen = problem.n_model, ~problem.below
+    d = int(seen.sum())
     jacobian = problem.jacobian(theta)
     design, spread = jacobian[:, n:], problem.factor[n:, n:]
     noise = design @ spread
     error = np.diag(sd**2) + noise @ noise.T  # C
-    root = linalg.cholesky(error, lower=True)
+    root = linalg.cholesky(error[np.ix_(seen, seen)], lower=True)
     centre = np.concatenate([theta[:n], problem.mean[n:]])
     residual = problem.y - problem.predict(centre)[0]
-    white = linalg.solve_triangular(root, residual, lower=True)
-    h = linalg.solve_triangular(root, jacobian[:, :n] @ problem.factor[:n, :n], lower=True)  # (d, n), data and prior white
+    white = linalg.solve_triangular(root, residual[seen], lower=True)
+    slope = jacobian[:, :n] @ problem.factor[:n, :n]
+    h = linalg.solve_triangular(root, slope[seen], lower=True)  # (d, n), data and prior white
+    limit_sd = np.sqrt(np.diag(error)[problem.below])
+    r, dr = censored(residual[problem.below] / limit_sd)
+    limits, limit_h = -0.5 * float(r @ r), (dr / limit_sd)[:, None] * slope[problem.below]
     z = linalg.solve_triangular(problem.factor[:n, :n], theta[:n] - problem.mean[:n], lower=True)
-    precision = h.T @ h + np.eye(n)
+    precision = h.T @ h + limit_h.T @ limit_h + np.eye(n)
     log_likelihood = -0.5 * float(white @ white) - float(np.log(np.diag(root)).sum()) - 0.5 * d * float(np.log(2 * np.pi))
+    log_likelihood += limits
     log_det = 2.0 * float(np.log(np.diag(np.linalg.cholesky(precision))).sum())
     effective = float(n - np.trace(np.linalg.inv(precision)))
     return Score(
-        n_data=d,
+        n_data=problem.y.size,
         n_outliers=outliers,
         n_parameters=n,
         effective_parameters=effective,
         minus_two_log_likelihood=-2.0 * log_likelihood,
-        aicc=aicc(-2.0 * log_likelihood, d, n + outliers),
-        aicc_effective=aicc(-2.0 * log_likelihood, d, effective + outliers),
+        aicc=aicc(-2.0 * log_likelihood, problem.y.size, n + outliers),
+        aicc_effective=aicc(-2.0 * log_likelihood, problem.y.size, effective + outliers),
         log_evidence=log_likelihood - 0.5 * float(z @ z) - 0.5 * log_det,
-        log_left_out=_left_out(white + h @ z, h, root),
+        log_left_out=_left_out(white + h @ z, h, root) + limits,
         identified=_identified(problem, theta[:n], precision),
     )
 

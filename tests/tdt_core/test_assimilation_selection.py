@@ -115,6 +115,37 @@ def test_the_evidence_of_a_small_problem_that_is_not_linear_agrees_with_quadratu
     assert score(prior, evidence, model, posterior).log_evidence == pytest.approx(exact, abs=0.05)
 
 
+def limited(by_sd):
+    """A problem whose last datum is a limit that lies so many of its sd above what is predicted, the same without it, theta."""
+    model, evidence = rung("biexponential"), measured("biexponential", 3)
+    prior = population_prior(model)
+    shorter = dataclasses.replace(evidence, activities=evidence.activities[:-1])
+    without, whole = (build_problem(prior, e, model) for e in (shorter, evidence))
+    theta = without.mean
+    spread = whole.jacobian(theta)[-1, whole.n_model :] @ whole.factor[whole.n_model :, whole.n_model :]
+    total = np.hypot(whole.sd[-1], np.linalg.norm(spread))
+    last = np.arange(whole.y.size) == whole.y.size - 1
+    y = np.where(last, whole.predict(theta)[0] + by_sd * total, whole.y)
+    return dataclasses.replace(whole, y=y, below=last), without, theta
+
+
+def test_a_limit_far_above_what_is_predicted_tells_nothing_of_a_rung():
+    problem, without, theta = limited(20.0)
+    found, plain = (score_at(p, theta, p.sd) for p in (problem, without))
+    assert found.log_evidence == pytest.approx(plain.log_evidence, abs=1e-9)
+    assert found.log_left_out == pytest.approx(plain.log_left_out, abs=1e-9)
+    assert found.n_data == plain.n_data + 1
+
+
+@pytest.mark.parametrize("by_sd", [1.0, 0.0, -3.0])
+def test_a_limit_costs_the_probability_that_the_truth_is_below_it(by_sd):
+    problem, without, theta = limited(by_sd)
+    found, plain = (score_at(p, theta, p.sd) for p in (problem, without))
+    cost = found.minus_two_log_likelihood - plain.minus_two_log_likelihood
+    assert cost == pytest.approx(-2.0 * stats.norm.logcdf(by_sd), abs=1e-9)
+    assert found.effective_parameters > plain.effective_parameters
+
+
 def test_effective_parameters_count_those_that_the_data_determine(linear):
     problem, posterior, _, _ = linear
     loose = score_at(problem, posterior.mean, problem.sd)

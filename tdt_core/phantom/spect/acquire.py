@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from tdt_core.phantom.imaging import SIGMA_PER_FWHM
 from tdt_core.phantom.spect.attenuation import mass_attenuation_mm2_g
-from tdt_core.phantom.spect.camera import SIGMA_PER_FWHM, Camera
+from tdt_core.phantom.spect.camera import Camera
 from tdt_core.phantom.spect.projector import Mapper, Projector
 from tdt_core.phantom.spect.sampling import halve
 

@@ -21,7 +21,6 @@ from tdt_core.phantom.spect.attenuation import BODY_PER_MM
 FloatArray = npt.NDArray[np.float64]
 Float32 = npt.NDArray[np.float32]
 CAMERA = "spect_camera.csv"
-SIGMA_PER_FWHM = 1.0 / 2.354820045
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage, optimize
 
+from tdt_core.phantom.imaging import SIGMA_PER_FWHM
 from tdt_core.phantom.spect.acquire import count, noise_free
 from tdt_core.phantom.spect.attenuation import mass_attenuation_mm2_g
-from tdt_core.phantom.spect.camera import SIGMA_PER_FWHM, Camera
+from tdt_core.phantom.spect.camera import Camera
 from tdt_core.phantom.spect.projector import Mapper
 from tdt_core.phantom.spect.sampling import halve
 from tdt_core.phantom.spect.scan import acquire, reconstruct

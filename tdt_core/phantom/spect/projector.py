@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tdt_core.errors import ModelError
-from tdt_core.phantom.spect.camera import SIGMA_PER_FWHM, Camera
+from tdt_core.phantom.imaging import SIGMA_PER_FWHM
+from tdt_core.phantom.spect.camera import Camera
 from tdt_core.phantom.spect.kernels import away, gather, splat, survive, towards
 
 FloatArray = npt.NDArray[np.float64]
