@@ -113,7 +113,7 @@ def _fit_robustly(
     """Fit, widen each region's worst outlier by its residual, refit: one a region and pass, since a gross error drags the
     curve away from its neighbours and makes them look wrong too."""
     threshold = packaged_table("assimilation.csv").value("outlier.sigma")
-    regions = np.array([d.region for d in problem.data])
+    regions = np.array([d.name for d in problem.data])
     target = Target(problem, problem.sd)
     outlier = np.zeros(problem.y.size, dtype=np.bool_)
     fit = estimator(target, rng)
@@ -203,7 +203,7 @@ def _misfit_by_organ(problem: Problem, fit: Fit, model: KineticModel) -> dict[st
     for organ in dict.fromkeys(r.organ for r in model.regions):
         names = {r.name for r in model.regions if r.organ == organ}
         block = [i for i, n in enumerate(problem.names) if n.rpartition(".")[0] in names]
-        data = [i for i, d in enumerate(problem.data) if d.region in names]
+        data = [i for i, d in enumerate(problem.data) if d.name in names]
         if block and data:
             prior = deviation[block] @ np.linalg.solve(covariance[np.ix_(block, block)], deviation[block])
             out[organ] = {"two_j": float(prior + fit.residual[data] @ fit.residual[data]), "n_obs": len(data)}
@@ -232,7 +232,7 @@ def _fit_report(
     prior_sd = np.linalg.norm(problem.jacobian(problem.mean) @ problem.factor, axis=1)
     report: list[Mapping[str, Any]] = [
         {
-            "region": datum.region,
+            "region": datum.name,
             "time_h": datum.time_h,
             "modality": datum.modality,
             "unit": datum.unit,
@@ -250,7 +250,7 @@ def _fit_report(
     ]
     report += [
         {
-            "region": datum.region,
+            "region": datum.name,
             "time_h": datum.time_h,
             "modality": datum.modality,
             "unit": datum.unit,

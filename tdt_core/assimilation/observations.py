@@ -47,11 +47,6 @@ class Datum:
     source: RegionActivity | Sample
     below: bool = False
 
-    @property
-    def region(self) -> str:
-        """Region of an image; the kind of a sample stands for one."""
-        return self.name
-
 
 def data_of(evidence: Evidence) -> tuple[Datum, ...]:
     """Images, then samples, of a cycle."""
