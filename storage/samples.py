@@ -18,6 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import get_args
 
+from storage.calibrations import PLAIN_TEXT
 from storage.dicom.parse import safe
 from storage.dicom.times import parse_iso
 from storage.tables import read_csv_of
@@ -75,7 +76,8 @@ def read_samples(path: Path, subjects: Sequence[str]) -> tuple[SampleLine, ...]:
     Raises
     ------
     InputError
-        `file.csv`, `sample.kind`, `sample.value`, `sample.time`, `sample.nuclide`, `sample.sd`, `sample.repeated`, `time.*`.
+        `file.csv`, `sample.kind`, `sample.value`, `sample.time`, `sample.nuclide`, `sample.sd`, `sample.repeated`,
+        `sample.counter`, `time.*`.
     UnitError
         `sample.unit`.
     IdentityError
@@ -130,10 +132,18 @@ def _line(n: int, row: dict[str, str]) -> SampleLine:
     end = _time(n, kind, row["end_time"]) if row["end_time"] else None
     if (kind == "excreta") != (end is not None) or (end is not None and end <= start):
         raise InputError(
-            f"sample {n} ({kind}) has {'no end' if end is None else 'an end'} that fits its start",
+            f"sample {n} ({kind}) has {'no end' if end is None else 'an end that does not fit'}",
             expected="start and a later end for excreta, only a start for other kinds",
             remedy="enter when the collection began and ended",
             kind="sample.time",
+        )
+    counter = row["counter"] or "counter"
+    if not PLAIN_TEXT.fullmatch(counter):
+        raise InputError(
+            f"the counter of sample {n} ({kind}) is not a plain text",
+            expected="letters, digits and common signs, or nothing",
+            remedy="name the instrument, not a person",
+            kind="sample.counter",
         )
     return SampleLine(
         kind=kind,
@@ -143,7 +153,7 @@ def _line(n: int, row: dict[str, str]) -> SampleLine:
         below=row["comparator"] == "<",
         nuclide=emitter,
         relative_sd=_number(n, kind, row["relative_sd"], "relative_sd", 0.0, 2.0),
-        counter=row["counter"] or "counter",
+        counter=counter,
         counter_sd=_number(n, kind, row["counter_sd"], "counter_sd", -1e-12, 2.0) if row["counter_sd"] else 0.0,
         rate=row["unit"] == RATE,
     )
@@ -189,8 +199,9 @@ def on_axis(lines: Sequence[SampleLine], given: Schedule, origin: datetime) -> t
                 decayed = activity * math.exp(-nuclide(x.nuclide).decay_constant_per_h * (at - start))
                 if at - start > FIRST_READING_H or x.below:
                     raise InputError(
-                        f"the first dose rate of {x.counter} was read {at - start:.1f} h after the administration",
-                        expected=f"one within {FIRST_READING_H:g} h, before anything was excreted: it stands for the activity",
+                        f"the first dose rate of a meter was read {at - start:.1f} h after the administration"
+                        + (" and is a limit" if x.below else ""),
+                        expected=f"a value within {FIRST_READING_H:g} h, before any excretion: it stands for the activity",
                         remedy="add that reading, or leave the readings of this meter out",
                         kind="sample.first_reading",
                     )

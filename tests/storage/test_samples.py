@@ -122,6 +122,16 @@ def test_a_first_reading_that_came_late_cannot_stand_for_the_activity(tmp_path):
     assert e.value.kind == "sample.first_reading"
 
 
+def test_a_first_reading_that_is_a_limit_cannot_stand_for_the_activity(tmp_path):
+    reading = row("whole_body", 0.5, "", "30", "uSv/h", comparator="<", counter="Dr Curie")
+    lines = read_samples(written(tmp_path, reading), (SUBJECT,))
+    given = (Administration(0.0, "p", "PSMA-617", "Lu-177", 7400.0),)
+    with pytest.raises(InputError, match="is a limit") as e:
+        on_axis(lines, given, datetime.fromisoformat(at(0.0)))
+    assert e.value.kind == "sample.first_reading"
+    assert "Curie" not in str(e.value)
+
+
 @pytest.mark.parametrize(
     ("line", "kind"),
     [
@@ -139,6 +149,8 @@ def test_a_first_reading_that_came_late_cannot_stand_for_the_activity(tmp_path):
         (row("excreta", 4.0, 1.0, unit="MBq"), "sample.time"),
         (row(end=4.0), "sample.time"),
         (row().replace("Lu-177", "Lu-777"), "sample.nuclide"),
+        (row(counter="Müller"), "sample.counter"),
+        (row(counter="<b>"), "sample.counter"),
         (row().replace(SUBJECT, "ID-9"), "identity.samples"),
         (
             row().replace("+", "").replace("Z", "") if "+" not in at(1.0) else row().replace(at(1.0), at(1.0)[:19]),
