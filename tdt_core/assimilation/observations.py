@@ -23,6 +23,7 @@ from tdt_core.twin import SAMPLE_UNITS, Administration, Evidence, RegionActivity
 
 FloatArray = npt.NDArray[np.float64]
 
+ROUNDING_H = 1e-6
 FRAME_NODES, FRAME_WEIGHTS = np.polynomial.legendre.leggauss(5)
 
 
@@ -122,7 +123,7 @@ class Group(NamedTuple):
 def groups_of(data: Sequence[Datum], evidence: Evidence, model: KineticModel, regions: Mapping[str, int]) -> tuple[Group, ...]:
     """Data by the administration that they belong to: the last one of their nuclide before them.
 
-    Raises InputError for a datum before any administration of its nuclide.
+    Raises InputError for a datum before any administration of its nuclide, or a frame that began before its administration.
     """
     found: dict[tuple[int, bool], list[int]] = {}
     for i, d in enumerate(data):
@@ -134,6 +135,14 @@ def groups_of(data: Sequence[Datum], evidence: Evidence, model: KineticModel, re
                 kind="input.scan_before_injection",
             )
         last = max(before, key=lambda j: evidence.administrations[j].time_h)
+        half = d.source.duration_h / 2.0 if isinstance(d.source, RegionActivity) else 0.0
+        if half > 0 and d.time_h - half < evidence.administrations[last].time_h - ROUNDING_H:
+            raise InputError(
+                f"a frame of {d.name} about {d.time_h:.2f} h, {2 * half:.2f} h long, holds an administration of {d.nuclide}",
+                expected="frames that begin with the administration or after it",
+                remedy="cut the frame at the injection; its time is the middle of the frame",
+                kind="input.scan_before_injection",
+            )
         found.setdefault((last, d.modality != "sample"), []).append(i)
     return tuple(_group(evidence.administrations[j], by_region, data, m, model, regions) for (j, by_region), m in found.items())
 

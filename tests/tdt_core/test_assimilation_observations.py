@@ -103,6 +103,13 @@ def test_collections_one_after_the_other_add_up_to_one_decayed_to_its_end(rung):
     assert first * np.exp(-LAMBDA * 20.0) + second == pytest.approx(np.exp(whole.predict(whole.mean)[0, 0]), rel=1e-9)
 
 
+def test_a_frame_may_begin_with_the_administration_and_not_before(curves):
+    first = image("liver", 0.5, duration_h=1.0)
+    assert problem_of(curves, evidence(activities=[first])).y.size == 1
+    with pytest.raises(InputError, match="holds an administration"):
+        problem_of(curves, evidence(activities=[replace(first, time_h=0.4)]))
+
+
 def test_a_frame_is_the_mean_of_the_activity_over_it(curves):
     short, long = image("liver", 1.0), image("liver", 1.0, duration_h=1.6)
     at, over = (problem_of(curves, evidence(activities=[a])) for a in (short, long))
