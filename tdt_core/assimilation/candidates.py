@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -104,7 +104,10 @@ def climb(
     seed: tuple[int, ...] = (0,),
     n_draws: int = 500,
 ) -> Ladder:
-    """Fit every rung that applies, weigh and average them.
+    """Fit every rung that applies to the images, weigh and average them.
+
+    Samples of blood and excreta are left out: not every rung can say what they would show, and scores compare on the same data
+    only.
 
     Parameters
     ----------
@@ -115,6 +118,7 @@ def climb(
     ------
     EstimationError : every rung refused the evidence.
     """
+    evidence = replace(evidence, samples=())
     candidates: dict[str, Candidate] = {}
     refused: dict[str, str] = {}
     for name in names:

@@ -13,7 +13,7 @@ from tdt_core.assimilation.candidates import climb
 from tdt_core.assimilation.selection import aicc, average, score, score_at, weigh
 from tdt_core.errors import EstimationError
 from tdt_core.kinetics import rung_for
-from tdt_core.twin import Administration, ErrorBudget, Evidence, Patient, Region, RegionActivity
+from tdt_core.twin import Administration, ErrorBudget, Evidence, Patient, Region, RegionActivity, Sample
 
 REGIONS = (
     Region("kidney_left", "kidneys", "64033007", "left", volume_ml=160.0, mass_g=168.0),
@@ -314,3 +314,15 @@ def test_a_posterior_of_another_problem_cannot_be_scored():
     empty = Evidence(1, PATIENT, (GIVEN,), REGIONS)
     with pytest.raises(EstimationError, match="no datum"):
         score(prior, empty, model, assimilate(prior, empty, model))
+
+
+def test_samples_that_one_rung_cannot_predict_do_not_refuse_it():
+    """The ladder compares on images, which all rungs predict; the whole body alone knows blood."""
+    images = measured("biexponential", 3)
+    blood = Sample("blood", 4.0, 0.2, "Lu-177", 0.05)
+    told = [
+        climb(("biexponential", "reduced_body"), "PSMA-617", e, GIVEN, n_draws=50)
+        for e in (images, dataclasses.replace(images, samples=(blood,)))
+    ]
+    assert not told[1].refused
+    assert told[0].weights.by_rung == told[1].weights.by_rung
