@@ -153,7 +153,8 @@ def _quantity(text: str, option: str) -> tuple[str, float, str]:
     if not (name and equals and match) or not math.isfinite(float(match[1])):
         raise InputError(
             f"{option} {text!r} cannot be read",
-            expected="organ.quantity=number, with or without a unit after it, such as kidneys.volume=300mL",
+            expected="organ.quantity=number, finite, with or without a unit after it, such as kidneys.volume=300mL",
+            remedy="correct the quantity; tdt simulate --show-parameters lists the names",
             kind="input.quantity",
         )
     return name, float(match[1]), (match[2] or "").strip()

@@ -88,10 +88,26 @@ def overview(hours: FloatArray, activity: FloatArray, regions: Sequence[str], la
     for row, region, colour in zip(activity, regions, _colours(regions), strict=True):
         seen = row > frame.y_range[0]
         if seen.any():
-            parts.append(frame.line(hours[seen].tolist(), row[seen].tolist(), colour))
+            parts += [frame.line(xs, ys, colour) for xs, ys in _runs(hours, row, frame.y_range[0])]
             ends.append((frame.y(float(row[seen][-1])), name_of(region), colour))
     parts += _labels(ends, frame.x_edges[1] + 6, frame.y_edges)
     return svg.document(WIDTH, FRAME_HEIGHT, parts, label, "chart wide")
+
+
+def _runs(hours: FloatArray, row: FloatArray, low: float) -> list[tuple[list[float], list[float]]]:
+    """The parts of a curve above the bottom of a logarithmic axis, each from and to where it crosses it: between two cycles
+    nothing joins the end of one to the start of the next."""
+    edges = np.flatnonzero(np.diff((row > low).astype(int), prepend=0, append=0))
+    runs = []
+    for a, b in zip(edges[::2], edges[1::2], strict=True):
+        xs, ys = hours[a:b].tolist(), row[a:b].tolist()
+        for inside, outside, at in ((a, a - 1, 0), (b - 1, b, len(xs) + (a > 0))):
+            if 0 <= outside < len(row):
+                far, near = np.log(max(row[outside], low * 1e-6) / low), np.log(row[inside] / low)
+                xs.insert(at, float(hours[inside] + (hours[outside] - hours[inside]) * near / (near - far)))
+                ys.insert(at, low)
+        runs.append((xs, ys))
+    return runs
 
 
 def _labels(ends: Sequence[tuple[float, str, str]], x: float, edges: tuple[float, float]) -> list[str]:

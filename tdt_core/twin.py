@@ -73,7 +73,12 @@ class Administration:
             raise TimeError(f"administration time is {self.time_h}", expected="hours from the origin")
         cold = not self.nuclide and self.activity_mbq == 0 == self.residual_mbq
         if not cold and not (math.isfinite(self.activity_mbq) and self.activity_mbq > 0):
-            raise InputError(f"administered activity is {self.activity_mbq} MBq", expected="> 0", kind="input.activity")
+            raise InputError(
+                f"administered activity is {self.activity_mbq} MBq",
+                expected="a finite number > 0",
+                remedy="correct the activity; ligand without activity has 0 and no nuclide",
+                kind="input.activity",
+            )
         if not cold and not 0 <= self.residual_mbq < self.activity_mbq:
             raise InputError(
                 f"residual is {self.residual_mbq} MBq of {self.activity_mbq} MBq",

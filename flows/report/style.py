@@ -26,6 +26,8 @@ ORGAN_COLOURS = {
 }
 LESION_SHADES = ("#00795c", "#3a9a52", "#0c5a5e", "#6aa33a", "#1f7f8c", "#4a6b1f")
 ABBREVIATIONS = {"egfr": "eGFR", "psa": "PSA", "alp": "ALP", "ldh": "LDH", "ast": "AST", "alt": "ALT", "crp": "CRP"}
+"""Of analytes."""
+PLAIN = {**ABBREVIATIONS, "gi": "Gut"}
 THIN = "\u202f"
 
 
@@ -48,8 +50,8 @@ def organ_of(region: str) -> str:
 
 def name_of(region: str) -> str:
     """A region, organ or analyte in words."""
-    if region in ABBREVIATIONS:
-        return ABBREVIATIONS[region]
+    if region in PLAIN:
+        return PLAIN[region]
     if region.startswith("lesion/"):
         return f"Lesion {region.removeprefix('lesion/')}"
     for side in ("left", "right"):

@@ -259,7 +259,7 @@ class PBRPK:
             raise ModelError(
                 f"{ligand} binds to {receptor}; the model {self.name} has receptors for {', '.join(self.targets)}",
                 expected=f"a ligand of {', '.join(self.targets)}",
-                remedy="choose another model or another ligand",
+                remedy=_remedy_for(receptor),
                 kind="model.ligand",
             )
         return replace(self, ligand=ligand)
@@ -342,6 +342,12 @@ def assemble(name: str, organ_rows: Iterable[Mapping[str, str]], tables: Iterabl
     return PBRPK(name, organs, rows, targets=(receptor_of(LIGAND[name]),), ligand=LIGAND[name])
 
 
+def _remedy_for(receptor: str) -> str:
+    """Which packaged models a ligand of this receptor goes with."""
+    able = [name for name in TABLES if receptor in pbrpk(name).targets]
+    return f"take the model {' or '.join(able)}, or another ligand" if able else "choose another model or another ligand"
+
+
 @cache
 def _packaged_rules(table: str) -> tuple[Rule, ...]:
     return tuple(rule_of_row(row) for row in packaged_csv(table)) if table else ()
@@ -360,7 +366,9 @@ def pbrpk(name: str) -> PBRPK:
         return change(pbrpk(whole))
     if name not in TABLES:
         known = ", ".join((*TABLES, *VARIANTS))
-        raise ModelError(f"no whole-body model named {name!r}", expected=f"one of {known}", kind="model.name")
+        raise ModelError(
+            f"no whole-body model named {name!r}", expected=f"one of {known}", remedy="correct the name", kind="model.name"
+        )
     return assemble(name, packaged_csv("pbrpk_organs.csv"), [packaged_csv(table) for table in TABLES[name]])
 
 

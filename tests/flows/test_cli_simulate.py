@@ -436,6 +436,21 @@ def test_the_page_and_the_picture_say_whose_numbers_they_show(capsys: pytest.Cap
         assert "href" not in picture
 
 
+def test_no_curve_is_drawn_between_two_cycles_where_there_is_less_than_the_axis_shows() -> None:
+    hours = np.array([0.0, 10.0, 20.0, 500.0, 990.0, 1000.0, 1010.0])
+    activity = np.array([[0.0, 1e3, 1e2, 1e-9, 1e-12, 1e3, 1e2], [1e2, 1e2, 1e2, 1e2, 1e2, 1e2, 1e2]])
+    chart = ElementTree.fromstring(str(simulate_page.overview(hours, activity, ["liver", "spleen"], "of a test")))
+    lines = [line.get("points") or "" for line in chart.iter() if line.tag.endswith("polyline")]
+    points = [[tuple(map(float, p.split(","))) for p in line.split()] for line in lines]
+    first, second, whole = points
+    width = whole[-1][0] - whole[0][0]
+    assert first[-1][0] - whole[0][0] < 0.2 * width
+    assert second[0][0] - whole[0][0] > 0.95 * width
+    bottom = first[0][1]
+    assert [first[-1][1], second[0][1]] == [bottom, bottom]
+    assert all(y < bottom for _, y in [*first[1:-1], *second[1:], *whole])
+
+
 def test_times_before_the_administration_hold_nothing_and_the_grid_ends_where_it_is_told_to(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -542,7 +557,7 @@ def test_the_same_command_writes_the_same_bytes(capsys: pytest.CaptureFixture[st
         ((*LUTETIUM, "--plasma-binding", "all"), "model.option", ["'all'", "albumin"]),
         (("--product", "Lu-177-PSMA"), "input.product", ["'Lu-177-PSMA'", "Lu-177-PSMA-617"]),
         (("--product", "Lu-177-PSMA-617", "--nuclide", "Y-90"), "input.product", ["nuclide Y-90", "Lu-177"]),
-        (("--product", "Lu-177-DOTATATE"), "model.ligand", ["DOTATATE binds to SSTR2", "PSMA"]),
+        (("--product", "Lu-177-DOTATATE"), "model.ligand", ["DOTATATE binds to SSTR2", "PSMA", "take the model sstr"]),
         (("--ligand", "PSMA-617", "--nuclide", "Lu-177"), "input.schedule", ["without activity_mbq, amount_nmol"]),
         ((*LUTETIUM[:2], "--nuclide", "Lu-999", *LUTETIUM[4:]), "input.nuclide", ["Lu-999"]),
         (("--ligand", "water", *LUTETIUM[2:]), "model.ligand", ["'water'", "PSMA-617"]),
