@@ -25,7 +25,7 @@ from tdt_core.dosimetry.region_curves import DrawnCurve
 from tdt_core.dosimetry.time_integration import TimeIntegrated, integrators
 from tdt_core.dosimetry.time_integration.intervals import EARLY
 from tdt_core.draws import summarised
-from tdt_core.errors import InputError, ModelError
+from tdt_core.errors import InputError
 from tdt_core.imaging.density import CtMedia
 from tdt_core.imaging.quantification import CycleImages, quantify_cycle
 from tdt_core.imaging.volume import Scan
@@ -93,14 +93,19 @@ class Dosimetry:
 
 
 def check_options(options: DoseOptions) -> None:
-    """Refuse, before any work, names that nothing goes by. Raises ModelError."""
+    """Refuse, before any work, names that nothing goes by. Raises InputError."""
     for what, name, known in (
         ("dose engine", options.engine, engines()),
         ("time integration", options.method, tuple(m for m in integrators() if m not in TWIN_ONLY)),
         ("activity before the first scan", options.early, tuple(EARLY)),
     ):
         if name not in known:
-            raise ModelError(f"{what} {name!r}", expected=f"one of {', '.join(known)}", kind="model.name")
+            raise InputError(
+                f"there is no {what} {name!r}",
+                expected=f"one of {', '.join(known)}",
+                remedy="correct the name",
+                kind="model.name",
+            )
 
 
 def check_scans(scans: tuple[Scan, ...], times_h: Mapping[str, float]) -> None:

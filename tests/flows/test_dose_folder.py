@@ -222,10 +222,11 @@ def test_another_cycle_a_used_folder_and_a_place_in_the_input_are_refused(
 
 def test_an_unknown_engine_or_method_is_said_before_any_work(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for option in ("--engine", "--method", "--before-first"):
-        assert main(["dose", str(small), option, "nothing", "--json"]) == 1
+        assert main(["dose", str(small), option, "nothing", "--json"]) == 3
         error = json.loads(capsys.readouterr().out)["error"]
         assert error["kind"] == "model.name"
         assert "one of" in error["expected"]
+        assert error["remedy"]
 
 
 @pytest.fixture(scope="module")
