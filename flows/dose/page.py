@@ -10,7 +10,7 @@ from markupsafe import Markup
 from flows.dose.tables import Row
 from flows.report import figures, style
 from flows.report.render import BANNER, content_security_policy, dose_pictures, environment, style_sheet
-from flows.report.sections import in_order
+from flows.report.sections import in_order, with_names
 
 
 def render(told: Row, curves: list[Row], maps: xr.Dataset) -> str:
@@ -37,6 +37,7 @@ def render(told: Row, curves: list[Row], maps: xr.Dataset) -> str:
             told=told,
             maps_are=f"by the engine {told['options']['engine']}",
             facts=_facts(told),
+            findings=with_names(told["findings"], (r["region"] for r in told["regions"])),
             organs=[r for r in rows if r["organ"] != "lesions"],
             lesion_doses=[r for r in rows if r["organ"] == "lesions"],
             scans=[r for r in rows if r.get("scans")],

@@ -62,7 +62,7 @@ def time_activity(curve: Row, *, log_y: bool = False, note: str = "") -> Markup:
             shape, sd = "down", 0.0
         parts.append(frame.point(p["time_h"], p["activity_mbq"], sd, mark, shape=shape, tip=tip))
     if not seen:
-        words = "not measured: curve rests on the prior"
+        words = "not measured: the model's prediction"
         parts.append(text(frame.width - 14, frame.top + 14, words, anchor="end", size=9.5, halo=PAPER))
     label = f"Activity of {name_of(curve['region'])} over time with its 90 % band and {len(seen)} measured points"
     return document(frame.width, frame.height, parts, label)
@@ -163,7 +163,10 @@ def risk_curve(curve: Row, accepted: float, proposed_mbq: float | None, allowed_
     if allowed_mbq:
         x1, x2 = (frame.x(v) for v in allowed_mbq)
         parts.append(box(x1, frame.top, x2 - x1, frame.y_edges[1] - frame.top, ALLOWED))
-        parts.append(text(x1 + 5, frame.top + 12, "product's allowed range", size=10, fill="#3d6b4f"))
+        # at the end of the range that the proposal leaves free
+        free_left = proposed_mbq is not None and frame.x(proposed_mbq) - x1 < 130
+        x, anchor = (x2 - 5, "end") if free_left else (x1 + 5, "start")
+        parts.append(text(x, frame.top + 12, "product's allowed range", size=10, fill="#3d6b4f", anchor=anchor))
     parts += frame.axes("activity of the next administration, MBq", "P(limit's allowance exceeded), %")
     y = frame.y(100 * accepted)
     parts.append(rule(frame.left, y, frame.x_edges[1], y, DANGER, 1.2, "6 4"))
@@ -239,7 +242,7 @@ def limit_bars(rows: Sequence[Row]) -> Markup:
         colour = colour_of(row["organ"], row["organ"])
         limit, q = row["limit_gy"], row["cumulative_gy"]
         parts.append(text(0, y + 13, row["label"], fill=INK, weight="600", size=12))
-        amount = f"{number(q['mean'])} ({interval(q)}) of {tick_label(limit)} Gy"
+        amount = f"{number(q['q50'])} ({interval(q)}) of {tick_label(limit)} Gy"
         parts.append(text(0, y + 28, amount, size=9.5))
         parts.append(box(px(0), y + 2, px(top_share) - px(0), 20, "#f1f4f6", radius=2))
         parts.append(box(px(0), y + 2, px(q["q50"] / limit) - px(0), 20, colour, 0.55, 2))

@@ -46,7 +46,7 @@ def marrow_words(marrow: dict[str, Any] | None) -> str:
     most = max(marrow["cross_by_source_gy"].items(), key=lambda x: x[1], default=None)
     if most and most[1] > 0:
         source = "the rest of the body" if most[0] == "rest" else name_of(most[0]).lower()
-        words += f", most of it from {source} ({number(most[1])} Gy)"
+        words += f", the largest part from {source} ({number(most[1])} Gy)"
     if marrow["ratio"] is not None:
         words += f"; marrow-to-blood ratio {number(marrow['ratio'])}"
     elif marrow["method"] == "image":

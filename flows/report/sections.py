@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -139,7 +139,7 @@ def tiles(state: TwinState) -> list[Row]:
         found.append({"value": percent(proposal.risk), "label": "risk that a limit's allowance is exceeded"})
         found.append({"value": name_of(binding), "label": "decides the activity"})
     if rows:
-        worst = max(rows, key=lambda r: r["cumulative_gy"]["q95"] / r["limit_gy"])
+        worst = max(rows, key=lambda r: r["cumulative_gy"]["q50"] / r["limit_gy"])
         used = worst["cumulative_gy"]["q50"] / worst["limit_gy"]
         words = f"of the {name_of(worst['organ']).lower()} limit used ({plain(worst['limit_gy'])} Gy {quantity_of(worst)})"
         found.append({"value": percent(used), "label": words})
@@ -343,9 +343,14 @@ def start_h(state: TwinState) -> float:
 def warnings(state: TwinState) -> list[str]:
     """Warnings of the computation and findings of the intake, each once, with regions in words."""
     words = dict.fromkeys([*(state.summary.get("warnings") or []), *state.evidence.findings])
-    names = sorted((r.name for r in state.evidence.regions), key=len, reverse=True)
+    return with_names(words, [r.name for r in state.evidence.regions])
+
+
+def with_names(lines: Iterable[str], regions: Iterable[str]) -> list[str]:
+    """Lines with their regions in words and a capital letter."""
+    names = sorted(regions, key=len, reverse=True)
     shown = []
-    for line in words:
+    for line in lines:
         for name in names:
             line = line.replace(name, name_of(name).lower() if not name.startswith("lesion/") else name_of(name))
         shown.append(line[:1].upper() + line[1:])

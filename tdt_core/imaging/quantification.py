@@ -222,7 +222,7 @@ def region_activities(
             partial_sd = float(np.hypot(partial_sd, eb.coarse_label_rel(float(counts[i])) * activity))
         value, budget = _budget(activity, float(noise[i]), q.calibration_rel_sd, partial_sd, shifted, moved, float(common[i]))
         if budget.total > 0.5:
-            findings.append(f"{name} {scan.time_h:.1f} h after the first therapy: activity known to {budget.total:.0%} only")
+            findings.append(f"{name} {scan.time_h:.1f} h after the first therapy: one sd of its activity is {budget.total:.0%}")
         out.append(_activity(scan, q, name, value * scale, float(corrected.raw[i]) * scale, budget))
     return tuple(out), corrected, tuple(findings)
 

@@ -104,7 +104,7 @@ def propose(
     if binding == "allowed range":
         reasons.append(f"the largest allowed activity ({high:.0f} MBq) keeps every limit with risk {risk:.1%}")
     else:
-        reasons.append(f"{binding} would exceed its allowance above {activity:.0f} MBq with more than {accepted:.0%}")
+        reasons.append(f"above {activity:.0f} MBq the risk to exceed the allowance of {binding} is more than {accepted:.0%}")
     reasons.append(f"the remaining allowance is spread evenly over {remaining_cycles} planned cycles")
     return Proposal(state, cycle, activity, binding, risk, tuple(reasons), rows, curve, product.name, remaining_cycles)
 

@@ -101,7 +101,7 @@ def test_organ_level_stands_beside_voxel_level_with_its_reason_and_the_method_of
     assert "Self-dose: activity is uneven" in table
     assert "Left kidney, medulla" in table
     assert "Red marrow by image (activity in the segmented marrow)" in text
-    assert "most of it from the rest of the body (0.02" in text
+    assert "the largest part from the rest of the body (0.02" in text
     assert "Fewer than two blood samples are in the evidence" in text
 
 
@@ -357,3 +357,18 @@ def test_a_censored_value_keeps_its_comparator(state: TwinState, dose: xr.Datase
     points = [*row["points"][:-1], {**row["points"][-1], "value": 0.1, "comparator": "<"}]
     html = render_report(with_summary(state, labs=[{**row, "points": points}]), dose)
     assert "&lt;0.100 ng/mL" in html
+
+
+def test_lines_about_regions_name_them_in_words() -> None:
+    lines = sections.with_names(["lacrimal_left is small", "of 3 mL: lesion/L1"], ["lacrimal_left", "lesion/L1"])
+    assert lines == ["Left lacrimal is small", "Of 3 mL: Lesion L1"]
+
+
+def test_the_tile_names_the_limit_of_which_most_is_used_by_the_number_that_it_shows(state: TwinState) -> None:
+    rows = [
+        {"organ": "kidneys", "quantity": "BED", "limit_gy": 40.0, "cumulative_gy": {"q50": 5.2, "q95": 5.5}},
+        {"organ": "red_marrow", "quantity": "AD", "limit_gy": 2.0, "cumulative_gy": {"q50": 0.2, "q95": 0.29}},
+    ]
+    shown = sections.tiles(with_summary(state, cumulative=rows))
+    told = next(t for t in shown if "limit used" in t["label"])
+    assert (told["value"], told["label"].split()[2]) == ("13 %", "kidneys")
