@@ -18,6 +18,7 @@ BENCHES = {
     "loop": "flows.bench.loop",
     "lumping": "flows.bench.lumping",
     "population": "flows.bench.population",
+    "reference": "flows.bench.reference",
     "single_scan": "flows.bench.single_scan",
     "solver": "flows.bench.solver",
     "spect": "flows.bench.spect",

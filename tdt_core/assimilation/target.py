@@ -100,7 +100,8 @@ class Target:
     def jacobian(self, z: FloatArray) -> FloatArray:
         """(p,) -> (d, p) d predicted / d z in units of the data's error."""
         self.solves[0] += self.size
-        h = np.asarray((self.problem.jacobian(self.theta(z)) @ self.problem.factor) / self.sd[:, None])
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # far out, where the objective is infinite
+            h = np.asarray((self.problem.jacobian(self.theta(z)) @ self.problem.factor) / self.sd[:, None])
         if (below := self.problem.below).any():
             r = (self.problem.y - self.problem.predict(self.theta(z))[0]) / self.sd
             h[below] *= censored(r[below])[1][:, None]
