@@ -22,12 +22,12 @@ from tdt_core.assimilation import Prior, adapt, assimilate_on, evolve, populatio
 from tdt_core.codec import from_plain, to_plain
 from tdt_core.dosimetry.credible import credible_dose
 from tdt_core.dosimetry.density import mass_ratio
-from tdt_core.dosimetry.organ import PEPTIDE_RECEPTORS, blood_draws, marrow_to_blood_ratio, organ_level
+from tdt_core.dosimetry.organ import blood_draws, marrow_to_blood_ratio, organ_level
 from tdt_core.errors import EstimationError, InputError
 from tdt_core.imaging.quantification import RegisteredScan, quantify_cycle
 from tdt_core.imaging.weights import voxel_weights, weight_draws
 from tdt_core.kinetics import KineticModel, as_parent, followed, source_activity
-from tdt_core.kinetics.ligands import ligands, receptor_of
+from tdt_core.kinetics.ligands import is_peptide
 from tdt_core.lesions import history
 from tdt_core.planning.forecast import mass_factor_draws, next_administration
 from tdt_core.planning.outlook import lea_catcheside_by_region, responses
@@ -247,11 +247,6 @@ def dose(site: Site, plan: CyclePlan, map_: MapLike = map) -> None:
             "engine": {"name": engine, "version": kernel_digest(), "density_from": images["density_from"]},
         },
     )
-
-
-def is_peptide(ligand: str) -> bool:
-    """Whether a ligand is a small one of PSMA or SSTR, as its table says; a ligand that is in no table is not known to be."""
-    return ligand in ligands() and receptor_of(ligand) in PEPTIDE_RECEPTORS
 
 
 def load_posterior(work: WorkFolder) -> tuple[Posterior, Evidence]:

@@ -42,16 +42,7 @@ def run(
 ) -> dict[str, Any]:
     """Named figures of `patients` reference patients with seeds `seed * 1000 + i`."""
     started = time.perf_counter()
-    arguments = {
-        f"credible-{n}-{cycles}-{matrix}-{model or 'default'}": (
-            n,
-            loop.VARIANTS[n % len(loop.VARIANTS)],
-            cycles,
-            matrix,
-            model,
-        )
-        for n in range(seed * 1000, seed * 1000 + patients)
-    }
+    arguments = loop.cohort("credible", patients, seed, cycles, matrix, model)
     results = by_patient(one_patient, arguments, processes, folder, tasks_per_process=1)
     seconds = time.perf_counter() - started
     return figures(results) | {"patients": patients, "seed": seed, "matrix": matrix, "wall_seconds": seconds}

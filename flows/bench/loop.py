@@ -35,8 +35,17 @@ def run(
 ) -> dict[str, Any]:
     """Named figures of `patients` reference patients with seeds `seed * 1000 + i`."""
     started = time.perf_counter()
-    arguments = {
-        f"patient-{seed * 1000 + i}-{cycles}-{matrix}-{model or 'default'}": (
+    arguments = cohort("patient", patients, seed, cycles, matrix, model)
+    results = by_patient(one_patient, arguments, processes, folder, tasks_per_process=1)
+    return figures(results) | {"patients": patients, "seed": seed, "wall_seconds": time.perf_counter() - started}
+
+
+def cohort(
+    kept_as: str, patients: int, seed: int, cycles: int, matrix: int, model: str | None
+) -> dict[str, tuple[int, str, int, int, str | None]]:
+    """Name of what is kept -> first arguments of `one_patient`, for seeds `seed * 1000 + i`."""
+    return {
+        f"{kept_as}-{seed * 1000 + i}-{cycles}-{matrix}-{model or 'default'}": (
             seed * 1000 + i,
             VARIANTS[i % len(VARIANTS)],
             cycles,
@@ -45,8 +54,6 @@ def run(
         )
         for i in range(patients)
     }
-    results = by_patient(one_patient, arguments, processes, folder, tasks_per_process=1)
-    return figures(results) | {"patients": patients, "seed": seed, "wall_seconds": time.perf_counter() - started}
 
 
 def one_patient(

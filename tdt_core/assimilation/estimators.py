@@ -93,6 +93,7 @@ def assimilate(
         target = Target(problem, target.sd)
         fit = chosen(target, rng)
     draws, predicted, lost = solved_draws(target, fit, n_draws, rng)
+    expected = problem.predict(problem.mean)[0], problem.jacobian(problem.mean) @ problem.factor
     return Posterior(
         names=problem.names,
         mean=fit.theta,
@@ -100,10 +101,10 @@ def assimilate(
         draws=draws,
         model=model.name,
         diagnostics={
-            **_diagnostics(problem, fit, draws, model, evidence, int(outlier.sum())),
+            **_diagnostics(problem, fit, draws, model, evidence, int(outlier.sum()), expected),
             "estimator": {**fit.notes, "solves": target.solves[0], "draws_without_solution": lost},
         },
-        fit_report=_fit_report(problem, fit, predicted, target.sd, outlier),
+        fit_report=_fit_report(problem, fit, predicted, target.sd, outlier, expected),
     )
 
 
@@ -160,8 +161,15 @@ def solved_draws(target: Target, fit: Fit, count: int, rng: np.random.Generator)
 
 
 def _diagnostics(
-    problem: Problem, fit: Fit, draws: FloatArray, model: KineticModel, evidence: Evidence, outliers: int
+    problem: Problem,
+    fit: Fit,
+    draws: FloatArray,
+    model: KineticModel,
+    evidence: Evidence,
+    outliers: int,
+    expected: tuple[FloatArray, FloatArray],
 ) -> dict[str, Any]:
+    """Plain numbers of the fit; `expected` is the data (d,) at the prior mean and its white gradient (d, p) there."""
     d = problem.y.size
     two_j = float(fit.residual @ fit.residual + fit.z @ fit.z)
     information = np.linalg.eigvalsh(fit.whitened_jacobian.T @ fit.whitened_jacobian) if d else np.zeros(1)
@@ -171,10 +179,9 @@ def _diagnostics(
     reduction = 1.0 - posterior_variance / prior_variance
     shift = _linearity_shift(problem, fit, draws, model, evidence)
     seen = ~problem.below  # a limit is no value that a prediction could be compared with
-    innovation = (problem.y - problem.predict(problem.mean)[0])[seen]
-    spread = (problem.jacobian(problem.mean) @ problem.factor)[seen]
-    expected = spread @ spread.T + np.diag(problem.sd[seen] ** 2)
-    innovation_chi2 = float(innovation @ np.linalg.solve(expected, innovation)) if seen.any() else 0.0
+    innovation, spread = (problem.y - expected[0])[seen], expected[1][seen]
+    covariance = spread @ spread.T + np.diag(problem.sd[seen] ** 2)
+    innovation_chi2 = float(innovation @ np.linalg.solve(covariance, innovation)) if seen.any() else 0.0
     return {
         "n_obs": d,
         "n_left_out": len(problem.left_out),
@@ -225,11 +232,15 @@ def _linearity_shift(
 
 
 def _fit_report(
-    problem: Problem, fit: Fit, predicted: FloatArray, sd: FloatArray, outlier: npt.NDArray[np.bool_]
+    problem: Problem,
+    fit: Fit,
+    predicted: FloatArray,
+    sd: FloatArray,
+    outlier: npt.NDArray[np.bool_],
+    expected: tuple[FloatArray, FloatArray],
 ) -> tuple[Mapping[str, Any], ...]:
-    """One record per datum: what the update did with it, and why; `predicted` (draws, d) ln MBq."""
-    prior_mean = problem.predict(problem.mean)[0] if problem.y.size else problem.y
-    prior_sd = np.linalg.norm(problem.jacobian(problem.mean) @ problem.factor, axis=1)
+    """One record per datum: what the update did with it, and why; `predicted` (draws, d) ln MBq, `expected` as above."""
+    prior_mean, prior_sd = expected[0], np.linalg.norm(expected[1], axis=1)
     report: list[Mapping[str, Any]] = [
         {
             "region": datum.name,

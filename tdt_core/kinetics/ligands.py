@@ -15,6 +15,8 @@ from tdt_core.parameters import packaged_csv
 NEEDED = ("receptor", "family")
 """Rows that every ligand has; their `rule` is a name."""
 MOLAR_MASS = "molar_mass"
+PEPTIDE_RECEPTORS = ("PSMA", "SSTR2")
+"""Receptors whose ligands are small enough to reach all of the marrow's fluid."""
 
 
 @cache
@@ -67,6 +69,11 @@ def family(ligand: str) -> str:
 def receptor_of(ligand: str) -> str:
     """Receptor that a ligand binds to. Raises as `family`."""
     return _rows(ligand)["receptor"]["rule"]
+
+
+def is_peptide(ligand: str) -> bool:
+    """Whether a ligand is a small one of PSMA or SSTR, as its table says; a ligand that is in no table is not known to be."""
+    return ligand in _ligands() and receptor_of(ligand) in PEPTIDE_RECEPTORS
 
 
 def ligand_rules(ligand: str) -> tuple[Rule, ...]:

@@ -4,7 +4,6 @@ from tdt_core.dosimetry.organ.bodies import Ellipsoid, ellipsoid, ellipsoids_of_
 from tdt_core.dosimetry.organ.kidney import activity_shares, kidney_s_values
 from tdt_core.dosimetry.organ.level import organ_level
 from tdt_core.dosimetry.organ.marrow import (
-    PEPTIDE_RECEPTORS,
     MarrowDose,
     blood_draws,
     blood_time_integral,
@@ -20,7 +19,6 @@ from tdt_core.dosimetry.organ.s_values import (
 )
 
 __all__ = [
-    "PEPTIDE_RECEPTORS",
     "Ellipsoid",
     "MarrowDose",
     "OrganSValues",

@@ -27,8 +27,6 @@ METHODS: Mapping[str, str] = {
     "image": "activity in the segmented marrow, cross-dose by photons",
 }
 MARROW = "red_marrow"
-PEPTIDE_RECEPTORS = ("PSMA", "SSTR2")
-"""Receptors whose ligands are small enough to reach all of the marrow's fluid."""
 
 
 @dataclass(frozen=True, eq=False)

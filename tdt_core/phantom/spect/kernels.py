@@ -1,7 +1,7 @@
 """Compiled steps of the projector for one angle. Arrays are float32; volumes are (y, x, z) with z contiguous.
 
 The rotated volume has its depth first: row n - 1 is nearest to the detector. Every step has its
-exact adjoint here: splat and gather, towards and away; `diffuse` is its own.
+exact adjoint here: rotate forth and back, towards and away; `diffuse` is its own.
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ LARGEST = 0.25
 
 
 @njit(cache=True, nogil=True)
-def splat(image, support, cos, sin, rotated, hit):  # type: ignore[no-untyped-def] # pragma: no cover
-    """Rotate by sharing every column out over four with weights that sum to 1, so that no count is lost inside the grid."""
+def rotate(image, support, cos, sin, rotated, hit, back):  # type: ignore[no-untyped-def] # pragma: no cover
+    """Share every column of the support out over four with weights that sum to 1, so that no count is lost inside the grid.
+
+    `back` is the adjoint: every column of `image` reads its four of `rotated`.
+    """
     n, _, nz = image.shape
     mid = 0.5 * (n - 1)
     for j in range(n):
@@ -33,37 +36,15 @@ def splat(image, support, cos, sin, rotated, hit):  # type: ignore[no-untyped-de
                         continue
                     w = np.float32((v - p if dp else 1.0 - (v - p)) * (u - q if dq else 1.0 - (u - q)))
                     if w <= 0.0:
+                        continue
+                    other = rotated[jj, ii]
+                    if back:
+                        for k in range(nz):
+                            column[k] += w * other[k]
                         continue
                     hit[jj, ii] = True
-                    target = rotated[jj, ii]
                     for k in range(nz):
-                        target[k] += w * column[k]
-
-
-@njit(cache=True, nogil=True)
-def gather(rotated, support, cos, sin, image):  # type: ignore[no-untyped-def] # pragma: no cover
-    """Adjoint of `splat`: every column of the support reads its four."""
-    n, _, nz = image.shape
-    mid = 0.5 * (n - 1)
-    for j in range(n):
-        for i in range(n):
-            if not support[j, i]:
-                continue
-            u = cos * (i - mid) + sin * (j - mid) + mid
-            v = cos * (j - mid) - sin * (i - mid) + mid
-            p, q = int(np.floor(v)), int(np.floor(u))
-            column = image[j, i]
-            for dp in range(2):
-                for dq in range(2):
-                    jj, ii = p + dp, q + dq
-                    if jj < 0 or jj >= n or ii < 0 or ii >= n:
-                        continue
-                    w = np.float32((v - p if dp else 1.0 - (v - p)) * (u - q if dq else 1.0 - (u - q)))
-                    if w <= 0.0:
-                        continue
-                    source = rotated[jj, ii]
-                    for k in range(nz):
-                        column[k] += w * source[k]
+                        other[k] += w * column[k]
 
 
 @njit(cache=True, nogil=True)
