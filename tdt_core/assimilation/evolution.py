@@ -13,7 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from tdt_core.assimilation.learned import LearnedRung, learned_of, with_learned
 from tdt_core.assimilation.problem import Prior
+from tdt_core.assimilation.relations import common_share, keys_of, organ_and_quantity, relation
 from tdt_core.errors import EstimationError
 from tdt_core.kinetics import UPTAKE, KineticModel, covariates_of, rung_for
 from tdt_core.parameters import packaged_csv
@@ -27,11 +29,13 @@ CYCLE_H = 6 * 7 * 24.0
 
 
 def population_prior(rung: KineticModel) -> Prior:
-    """Population medians and spreads, correlated between regions of one organ."""
+    """Population medians and spreads, correlated between regions of one organ; learned ones where `rung` has them."""
+    if isinstance(rung, LearnedRung):
+        return rung.population
     table = list(rung.parameters.values())
     mean = np.array([p.unconstrained for p in table])
     sd = np.array([p.sd for p in table])
-    share = np.array([float(_relation(rung, p.name)["common_share"]) for p in table])
+    share = common_share(rung)
     return Prior(tuple(rung.parameters), mean, _organ_covariance(rung, sd, share), "population")
 
 
@@ -69,7 +73,7 @@ def transition(rung: KineticModel, cycle: int, dt_h: float, treated: bool) -> Tr
     n = len(names)
     if cycle == 0:
         return Transition(names, np.ones(n), np.zeros(n), np.zeros((n, n)))
-    rows = [_relation(rung, name) for name in names]
+    rows = [relation(rung, name) for name in names]
     share = np.array([float(r["common_share"]) for r in rows])
     stated, drift = (np.array([float(r[column]) for r in rows]) for column in ("reversion", "drift_sd"))
     intervals = max(dt_h, 1.0) / CYCLE_H
@@ -137,8 +141,9 @@ def smooth_draws(
 
 
 def state_model(state: TwinState) -> KineticModel:
-    """The kinetic model that a state was fitted with."""
-    return rung_for(state.model, state.summary["ligand"], state.evidence.regions, covariates_of(state.evidence))
+    """The kinetic model that a state was fitted with, with the population prior that it names."""
+    rung = rung_for(state.model, state.summary["ligand"], state.evidence.regions, covariates_of(state.evidence))
+    return with_learned(rung, learned_of(state.identity))
 
 
 def adapt(prior: Prior, rung: KineticModel) -> Prior:
@@ -159,25 +164,9 @@ def adapt(prior: Prior, rung: KineticModel) -> Prior:
     return Prior(born.names, mean, covariance, prior.origin)
 
 
-def _organ(rung: KineticModel, parameter: str) -> tuple[str, str]:
-    region, _, quantity = parameter.rpartition(".")
-    organs = {r.name: r.organ for r in rung.regions}
-    return organs.get(region, region), quantity
-
-
-def _relation(rung: KineticModel, parameter: str) -> dict[str, str]:
-    organ, quantity = _organ(rung, parameter)
-    rows = {(r["organ"], r["quantity"]): r for r in packaged_csv("kinetics_relations.csv")}
-    quantity = "uptake" if quantity in UPTAKE else quantity
-    for key in ((organ, quantity), (organ, "*"), ("*", quantity), ("*", "*")):
-        if key in rows:
-            return rows[key]
-    raise EstimationError(f"no relation for parameter {parameter}", kind="estimation.relations")
-
-
 def _organ_covariance(rung: KineticModel, sd: FloatArray, share: FloatArray) -> FloatArray:
     """Variances sd^2; the same quantity in regions of one organ shares a common part."""
-    keys = [_organ(rung, name) for name in rung.parameters]
+    keys = keys_of(rung)
     same = np.array([[a == b for b in keys] for a in keys])
     common = np.sqrt(share[:, None] * share) * same
     np.fill_diagonal(common, 1.0)
@@ -186,7 +175,7 @@ def _organ_covariance(rung: KineticModel, sd: FloatArray, share: FloatArray) -> 
 
 def _trend(rung: KineticModel, parameter: str, cycle: int) -> float:
     """Expected ln change from `cycle` to the next: lesion uptake only."""
-    organ, quantity = _organ(rung, parameter)
+    organ, quantity = organ_and_quantity(rung, parameter)
     if organ != "lesions" or quantity not in UPTAKE:
         return 0.0
     relative = [float(r["relative_uptake"]) for r in packaged_csv("lesion_uptake_trend.csv")]
