@@ -26,6 +26,7 @@ from tdt_core.draws import summarised
 from tdt_core.twin import QUANTITY_NAMES, Decision, Proposal, TwinState
 
 Row = dict[str, Any]
+MOST_SURPRISING = 3
 FIT_WORDS = "chi-square of the fit per datum"
 DIAGNOSTIC_NAMES = {
     "n_obs": "Data used",
@@ -342,8 +343,23 @@ def start_h(state: TwinState) -> float:
 
 def warnings(state: TwinState) -> list[str]:
     """Warnings of the computation and findings of the intake, each once, with regions in words."""
-    words = dict.fromkeys([*(state.summary.get("warnings") or []), *state.evidence.findings])
+    words = dict.fromkeys([*(state.summary.get("warnings") or []), *surprising(state), *state.evidence.findings])
     return with_names(words, [r.name for r in state.evidence.regions])
+
+
+def surprising(state: TwinState) -> list[str]:
+    """One line on the scans and regions that the fitted model would hardly give; none where all data are as expected."""
+    found = state.posterior.diagnostics.get("predictive", {}).get("extreme", [])
+    shown = [row for row in found if row["what"] != "all"] or found
+    if not shown:
+        return []
+    named = ", ".join(
+        (f"the {r['modality']} scan at {r['time_h'] - start_h(state):.0f} h" if r["what"] == "scan" else r["name"])
+        + f" (p {min(r['p_left_out'], r['p_replicated'], r['p_largest']):.0e})"
+        for r in shown[:MOST_SURPRISING]
+    )
+    more = f" and {len(shown) - MOST_SURPRISING} more" if len(shown) > MOST_SURPRISING else ""
+    return [f"The fitted model would hardly give these data: {named}{more}; check their times, calibration and contours."]
 
 
 def with_names(lines: Iterable[str], regions: Iterable[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ from tdt_core.assimilation.conventional import differential_evolution, least_squ
 from tdt_core.assimilation.ensemble import es_mda, ies
 from tdt_core.assimilation.map_laplace import fit_map
 from tdt_core.assimilation.markov import mcmc
+from tdt_core.assimilation.predictive import predictive_checks
 from tdt_core.assimilation.problem import Prior, Problem, build_problem
 from tdt_core.assimilation.target import Fit, Target
 from tdt_core.assimilation.tempered import smc
@@ -94,6 +95,7 @@ def assimilate(
         fit = chosen(target, rng)
     draws, predicted, lost = solved_draws(target, fit, n_draws, rng)
     expected = problem.predict(problem.mean)[0], problem.jacobian(problem.mean) @ problem.factor
+    checks, by_datum = predictive_checks(problem, fit, target.sd, predicted)
     return Posterior(
         names=problem.names,
         mean=fit.theta,
@@ -102,9 +104,10 @@ def assimilate(
         model=model.name,
         diagnostics={
             **_diagnostics(problem, fit, draws, model, evidence, int(outlier.sum()), expected),
+            "predictive": checks,
             "estimator": {**fit.notes, "solves": target.solves[0], "draws_without_solution": lost},
         },
-        fit_report=_fit_report(problem, fit, predicted, target.sd, outlier, expected),
+        fit_report=_fit_report(problem, fit, predicted, target.sd, outlier, expected, by_datum),
     )
 
 
@@ -238,8 +241,10 @@ def _fit_report(
     sd: FloatArray,
     outlier: npt.NDArray[np.bool_],
     expected: tuple[FloatArray, FloatArray],
+    checks: Sequence[Mapping[str, float]],
 ) -> tuple[Mapping[str, Any], ...]:
-    """One record per datum: what the update did with it, and why; `predicted` (draws, d) ln MBq, `expected` as above."""
+    """One record per datum: what the update did with it, and why; `predicted` (draws, d) ln MBq, `expected` as above, `checks`
+    by datum."""
     prior_mean, prior_sd = expected[0], np.linalg.norm(expected[1], axis=1)
     report: list[Mapping[str, Any]] = [
         {
@@ -256,6 +261,7 @@ def _fit_report(
             "posterior_sd_log": float(predicted[:, i].std()),
             "z": float(fit.residual[i]),
             "status": "outlier" if outlier[i] else "below_limit" if datum.below else "active",
+            **checks[i],
         }
         for i, datum in enumerate(problem.data)
     ]

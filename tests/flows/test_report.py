@@ -313,6 +313,27 @@ def test_the_proposed_cycle_adds_its_forecast_to_absorbed_dose_only(state: TwinS
     assert all("after_gy" not in r for r in rows["BED"])
 
 
+def test_data_that_the_model_would_hardly_give_are_told_in_one_line(state: TwinState) -> None:
+    p = {"p_left_out": 0.2, "p_replicated": 3e-7, "p_largest": 0.1}
+    start = sections.start_h(state)
+    rows = [
+        {"what": "all", "name": "all data", "n": 40, **p},
+        {"what": "scan", "name": "f3a9", "time_h": start + 24.0, "modality": "SPECT", "n": 10, **p},
+        *({"what": "region", "name": n, "n": 4, **p} for n in ("kidney_left", "liver", "spleen")),
+    ]
+
+    def warned(found):
+        checks = {**state.posterior.diagnostics, "predictive": {"groups": rows, "extreme": found}}
+        changed = replace(state, posterior=replace(state.posterior, diagnostics=checks))
+        return [line for line in sections.warnings(changed) if "hardly" in line]
+
+    (line,) = warned(rows)
+    assert "the SPECT scan at 24 h (p 3e-07), left kidney (p 3e-07), liver (p 3e-07) and 1 more" in line
+    assert "all data" not in line
+    assert "all data (p 3e-07)" in warned(rows[:1])[0]
+    assert warned([]) == []
+
+
 def test_a_warning_that_is_told_twice_is_shown_once_and_in_words(state: TwinState) -> None:
     told = "lacrimal_left holds 0.4 mL; kidney_right too"
     regions = (*state.evidence.regions, replace(state.evidence.regions[0], name="lacrimal_left", organ="lacrimal_glands"))
