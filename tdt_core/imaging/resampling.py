@@ -101,7 +101,7 @@ def resample(
     volume: Volume,
     onto: Volume | LabelVolume,
     transform: RigidTransform | None = None,
-    interpolation: Literal["linear", "nearest"] = "linear",
+    interpolation: Literal["linear", "nearest", "spline"] = "linear",
     fill: float = 0.0,
 ) -> Volume:
     """A volume on another grid.
@@ -111,12 +111,14 @@ def resample(
     volume : what to move, in the transform's moving frame.
     onto : its grid and frame of reference are taken.
     transform : points of `onto`'s frame -> points of `volume`'s frame; None where both share one frame.
-    interpolation : linear for values, nearest for codes. Never a spline: it makes negative activity.
+    interpolation : linear for values, nearest for codes, spline (cubic; where a volume without negative values would
+        become negative it is cut, and the sum is kept) for images whose resolution and noise matter: linear interpolation widens a SPECT of 9 mm FWHM on voxels of
+        8 mm to 12 mm.
     fill : value outside the volume (0 for activity, -1000 for HU).
 
     Returns
     -------
-    Volume, float32 for linear. Where the target grid is coarser, each value is the mean over the target voxel, so that
+    Volume, float32 but for nearest. Where the target grid is coarser, each value is the mean over the target voxel, so that
     activity is kept; the same grid without motion is returned unchanged.
 
     Raises
@@ -139,21 +141,28 @@ def resample(
     if interpolation == "nearest":
         array = _sample(volume.array, mapping, shape, 0, fill)
     else:
-        array = _averaged(np.asarray(volume.array, np.float32), mapping, shape, fill)
+        array = _averaged(np.asarray(volume.array, np.float32), mapping, shape, 1 if interpolation == "linear" else 3, fill)
     return Volume(array, onto.affine, volume.unit, onto.frame_of_reference)
 
 
-def _averaged(array: Float32, mapping: FloatArray, shape: tuple[int, ...], fill: float) -> Float32:
-    """Linear interpolation; the mean over sub-voxels where the target voxel spans more than 1.5 source voxels."""
+def _averaged(array: Float32, mapping: FloatArray, shape: tuple[int, ...], order: int, fill: float) -> Float32:
+    """Interpolation by a spline of that order; the mean over sub-voxels where the target voxel spans over 1.5 source voxels."""
+    if np.array_equal(mapping, np.eye(4)) and array.shape == shape:
+        return array.copy()
     parts = np.clip(np.ceil(np.abs(mapping[:3, :3]).max(axis=0) - 0.5), 1, 6).astype(int)
-    if parts.max() == 1:
-        return np.asarray(_sample(array, mapping, shape, 1, fill), np.float32)
+    # coefficients of the interpolating spline about `fill`, which the volume is taken to be beyond its edge
+    knots = array if order == 1 else ndimage.spline_filter(array - np.float32(fill), order, np.float32) + np.float32(fill)
     total = np.zeros(shape, np.float32)
     for offset in sub_voxels(parts):
         shifted = mapping.copy()
         shifted[:3, 3] += mapping[:3, :3] @ offset
-        total += _sample(array, shifted, shape, 1, fill)
-    return total / np.float32(parts.prod())
+        total += _sample(knots, shifted, shape, order, fill)
+    total /= np.float32(parts.prod())
+    if order == 1 or array.min() < 0:
+        return total
+    cut = np.maximum(total, np.float32(0))
+    kept = float(cut.sum(dtype=np.float64))
+    return cut * np.float32(float(total.sum(dtype=np.float64)) / kept) if kept > 0 else cut
 
 
 def sub_voxels(parts: npt.NDArray[np.int_]) -> FloatArray:

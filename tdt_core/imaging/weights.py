@@ -13,7 +13,7 @@ time: it follows voxels that hold their activity longer than others of their reg
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -23,7 +23,7 @@ from scipy import ndimage
 from tdt_core.dosimetry.time_integration import time_integrated_activity
 from tdt_core.errors import InputError, ModelError
 from tdt_core.imaging.error_budget import correlation_volume_ml
-from tdt_core.imaging.partial_volume import compartments, means, spreads, transfer_matrix
+from tdt_core.imaging.partial_volume import Compartments, compartments, means, spreads, transfer_matrix
 from tdt_core.imaging.quantification import REST, CycleImages
 from tdt_core.imaging.resampling import fractions_on
 from tdt_core.imaging.resolution import SIGMA_PER_FWHM, Resolution
@@ -93,7 +93,7 @@ def _mean_resolution(images: CycleImages) -> Resolution:
 
 @dataclass(frozen=True, eq=False)
 class _Pattern:
-    """How activity lies over time, before it is sharpened.
+    """How activity lies over time.
 
     total : (z, y, x) MBq h/mL; noise : its relative variance; weighed : noise was weighed against structure voxel by voxel.
     """
@@ -132,10 +132,13 @@ def _summed(images: CycleImages, fwhm: float) -> _Pattern:
     return _Pattern(total, variance / np.maximum(smooth, floor) ** 2, False)
 
 
-def _fitted(images: CycleImages, fwhm: float, start_h: float) -> _Pattern:
-    """Time-integrated activity by the hierarchical fit of every voxel; needs at least two scans after the administration."""
-    scans = np.stack([s.volume.array for s in images.registered])
-    sd = np.sqrt(np.stack(list(_scan_variances(images, fwhm))), dtype=np.float32)
+def _fitted(images: CycleImages, fwhm: float, start_h: float, correction: Float32) -> _Pattern:
+    """Time-integrated activity by the hierarchical fit of every voxel; needs at least two scans after the administration.
+
+    The scans are corrected first: what a region's border loses to the resolution is no spread between its voxels.
+    """
+    scans = np.stack([s.volume.array * correction for s in images.registered])
+    sd = np.sqrt(np.stack(list(_scan_variances(images, fwhm))), dtype=np.float32) * correction
     least = np.float32(packaged_table("imaging_parameters.csv").value("weights.least_noise"))
     for noise in sd:
         np.maximum(noise, least * noise.max(), out=noise)
@@ -153,19 +156,36 @@ def _fitted(images: CycleImages, fwhm: float, start_h: float) -> _Pattern:
     return _Pattern(fit.tia_mbq_h, np.square(fit.sd_mbq_h / np.maximum(fit.tia_mbq_h, floor), dtype=np.float32), True)
 
 
-def _pattern(images: CycleImages, fwhm: float, time_integration: TimeIntegration, start_h: float) -> _Pattern:
+def _pattern(images: CycleImages, time_integration: TimeIntegration, start_h: float) -> _Pattern:
     if time_integration not in get_args(TimeIntegration):
         raise ModelError(
             f"time_integration {time_integration!r}", expected=f"one of {get_args(TimeIntegration)}", kind="model.name"
         )
+    resolution = _mean_resolution(images)
+    summed = _summed(images, resolution.fwhm_mm)
+    correction = _correction(images, summed.total, resolution)
     if time_integration == "hierarchical" and len(images.registered) > 1:
-        return _fitted(images, fwhm, start_h)
-    return _summed(images, fwhm)
+        return _fitted(images, resolution.fwhm_mm, start_h, correction)
+    return replace(summed, total=summed.total * correction)
+
+
+def _own_level(labels: npt.NDArray[np.int16], parts: Compartments, level: Mapping[str, float]) -> Float32:
+    """(z, y, x) concentration of each labelled voxel's own region: the mean of its rind and core, or of shell and remote."""
+    total, share = np.zeros(labels.shape, np.float32), np.zeros(labels.shape, np.float32)
+    for name, mask, owner in zip(parts.names, parts.masks, parts.owner, strict=True):
+        own = np.where(labels[mask.box] == (owner if owner >= 0 else parts.regions) + 1, mask.values, np.float32(0))
+        total[mask.box] += np.float32(level[name]) * own
+        share[mask.box] += own
+    return np.divide(total, share, out=total, where=share > 0)
 
 
 @one_blas_thread
-def _sharpened(images: CycleImages, total: Float32, resolution: Resolution) -> Float32:
-    """The summed image corrected voxel by voxel for what crosses the borders of regions."""
+def _correction(images: CycleImages, total: Float32, resolution: Resolution) -> Float32:
+    """Factor per voxel that gives back what crosses the borders of regions.
+
+    A labelled voxel is taken as filled by its own region, as the region's mean dose takes it: a border voxel that is half fat
+    would else hold half, and what it lacks would raise the voxels deep inside (by 4 to 14 % in kidneys).
+    """
     p = packaged_table("imaging_parameters.csv")
     regions = LabelVolume(
         np.where(images.labels.labels < len(images.regions), images.labels.labels, 0).astype(np.int16),
@@ -179,20 +199,16 @@ def _sharpened(images: CycleImages, total: Float32, resolution: Resolution) -> F
     least = p.value("weights.least_concentration") * float(total[images.body].mean())
     # of the summed image itself: scans may cut a small region's core differently on their own grids
     solved = np.linalg.solve(transfer_matrix(parts, blurred), means(parts, total))
-    level = dict(zip(parts.names, solved.tolist(), strict=True))
-    out = total
+    level = dict(zip(parts.names, np.maximum(solved, least).tolist(), strict=True))
     for _ in range(int(p.value("weights.iterations"))):
+        used = level
         flat, seen = np.zeros(total.shape, np.float32), np.zeros(total.shape, np.float32)
         for name, mask, wide in zip(parts.names, parts.masks, blurred, strict=True):
-            concentration = np.float32(max(level[name], least))
-            flat[mask.box] += concentration * mask.values
-            seen[wide.box] += concentration * wide.values
-        out = np.asarray(total * (flat / np.maximum(seen, np.float32(1e-3 * least))), np.float32)
-        level = {
-            name: float(np.einsum("ijk,ijk->", m.values, out[m.box], dtype=np.float64)) / m.voxels
-            for name, m in zip(parts.names, parts.masks, strict=True)
-        }
-    return out
+            flat[mask.box] += np.float32(used[name]) * mask.values
+            seen[wide.box] += np.float32(used[name]) * wide.values
+        np.maximum(seen, np.float32(1e-3 * least), out=seen)
+        level = dict(zip(parts.names, np.maximum(means(parts, total * flat / seen), least).tolist(), strict=True))
+    return np.divide(_own_level(images.labels.labels, parts, used), seen, dtype=np.float32)
 
 
 def voxel_weights(
@@ -210,9 +226,7 @@ def voxel_weights(
     the second share is left. A region without any counts is uniform.
     """
     resolution = _mean_resolution(images)
-    pattern_over_time = _pattern(images, resolution.fwhm_mm, time_integration, start_h)
-    noise = pattern_over_time.noise
-    sharp = _sharpened(images, pattern_over_time.total, resolution)
+    found = _pattern(images, time_integration, start_h)
     p = packaged_table("imaging_parameters.csv")
     labels = images.labels.labels
     array = np.zeros(labels.shape, np.float32)
@@ -225,13 +239,13 @@ def voxel_weights(
                 continue
             raise InputError(f"region {region.name} has no voxel", expected="at least one voxel", kind="input.mask")
         inside = labels[box] == n
-        values = sharp[box][inside].astype(np.float64)
+        values = found.total[box][inside].astype(np.float64)
         mean = values.mean()
         ratio = values / mean if mean > 0 else np.ones(values.shape)
-        noise_here = noise[box][inside].astype(np.float64)
+        noise_here = found.noise[box][inside].astype(np.float64)
         observed, expected = float(ratio.var()), float(noise_here.mean())
         seen = region.volume_ml / (region.volume_ml + psf_ml)
-        structure = 1.0 if pattern_over_time.weighed else max(0.0, 1.0 - expected / observed) if observed > 0 else 0.0
+        structure = 1.0 if found.weighed else max(0.0, 1.0 - expected / observed) if observed > 0 else 0.0
         share = structure * seen
         pattern = 1.0 + share * (ratio - 1.0)
         array[box][inside] = pattern / pattern.sum()

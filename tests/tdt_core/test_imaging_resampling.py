@@ -1,5 +1,7 @@
 """Laws of moving volumes and labels between grids."""
 
+from typing import Literal
+
 import numpy as np
 import pytest
 from imaging_bodies import affine_of, labels_of, rigid
@@ -35,15 +37,41 @@ def test_a_shift_by_whole_voxels_is_exact() -> None:
     assert np.allclose(moved.array[1:, :, :-2], v.array[:-1, :, 2:], atol=1e-6)
 
 
+@pytest.mark.parametrize("how", ["linear", "spline"])
 @pytest.mark.parametrize("angles", [(0, 0, 0), (5, -8, 12)])
 @pytest.mark.parametrize("spacing", [2.7, 4.0, 9.5])
-def test_activity_is_kept_on_any_grid(angles: tuple[float, float, float], spacing: float) -> None:
+def test_activity_is_kept_on_any_grid(
+    how: Literal["linear", "spline"], angles: tuple[float, float, float], spacing: float
+) -> None:
     v = blob()
     shape = tuple(int(np.ceil(n * 4.0 / spacing)) + 6 for n in SHAPE)
     grid = Volume(np.zeros(shape, np.float32), affine_of(shape, spacing), "MBq/mL", "B")  # type: ignore[arg-type]
-    moved = resample(v, grid, RigidTransform(rigid((1.3, -2.1, 0.7), angles), "B", "A"))
+    moved = resample(v, grid, RigidTransform(rigid((1.3, -2.1, 0.7), angles), "B", "A"), how)
     assert total(moved) == pytest.approx(total(v), rel=0.01)
     assert moved.array.min() >= 0
+
+
+def test_a_spline_keeps_the_width_of_a_small_source_and_makes_no_activity_negative() -> None:
+    def spot(centre: float) -> Volume:
+        z, y, x = np.meshgrid(*[np.arange(24.0)] * 3, indexing="ij")
+        r2 = (z - 11.0) ** 2 + (y - 11.0) ** 2 + (x - centre) ** 2
+        return Volume(np.exp(-0.5 * r2 / 0.7**2).astype(np.float32), affine_of((24, 24, 24), 8.0), "MBq/mL", "A")
+
+    def variance(v: Volume) -> float:
+        at, x = v.array.sum(axis=(0, 1), dtype=float), np.arange(24.0)
+        mean = (at * x).sum() / at.sum()
+        return float((at * (x - mean) ** 2).sum() / at.sum())
+
+    # half a voxel along x, where linear interpolation adds a quarter of a squared voxel
+    half = RigidTransform(rigid((4.0, 0.0, 0.0)), "B", "A")
+    grid = Volume(np.zeros((24, 24, 24), np.float32), affine_of((24, 24, 24), 8.0), "MBq/mL", "B")
+    linear, spline = (resample(spot(12.0), grid, half, how) for how in ("linear", "spline"))  # type: ignore[arg-type]
+    assert variance(linear) == pytest.approx(variance(spot(12.0)) + 0.25, abs=0.01)
+    assert variance(spline) == pytest.approx(variance(spot(12.0)), abs=0.06)
+    assert spline.array.min() >= 0
+    assert resample(spot(12.0).replace(-spot(12.0).array, "MBq/mL"), grid, half, "spline").array.min() < -0.5
+    at_edge = resample(spot(12.0).replace(np.ones((24, 24, 24)), "1"), grid, half, "spline", 1.0)
+    assert np.allclose(at_edge.array, 1.0, atol=1e-5)
 
 
 def test_there_and_back_returns_the_image_up_to_smoothing() -> None:
