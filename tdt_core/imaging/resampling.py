@@ -111,9 +111,9 @@ def resample(
     volume : what to move, in the transform's moving frame.
     onto : its grid and frame of reference are taken.
     transform : points of `onto`'s frame -> points of `volume`'s frame; None where both share one frame.
-    interpolation : linear for values, nearest for codes, spline (cubic; where a volume without negative values would
-        become negative it is cut, and the sum is kept) for images whose resolution and noise matter: linear interpolation widens a SPECT of 9 mm FWHM on voxels of
-        8 mm to 12 mm.
+    interpolation : linear for values, nearest for codes, spline for images whose resolution and noise matter (linear
+        interpolation widens a SPECT of 9 mm FWHM on voxels of 8 mm to 12 mm): cubic; where a volume without negative values
+        would become negative it is cut, and the sum is kept.
     fill : value outside the volume (0 for activity, -1000 for HU).
 
     Returns
