@@ -1,7 +1,8 @@
-"""`tdt design`: which scans of the next cycle would tell most of a dose."""
+"""`tdt design`: which measurements of the next cycle, or of one under way, would tell most of a dose."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -11,33 +12,59 @@ from flows.cli_common import AsJson, print_json, print_table, say, settings_and_
 
 def design_of_state(
     state: Annotated[str, typer.Argument(help="Pseudonym of a patient, for the newest state, or a state id.")],
-    scans: Annotated[int, typer.Option(min=1, help="Number of scans that can be had.")] = 2,
-    quantity: Annotated[str, typer.Option(help="Region or organ whose absorbed dose the scans shall tell.")] = "kidneys",
+    scans: Annotated[int, typer.Option(min=0, help="Number of scans that can be had.")] = 2,
+    blood: Annotated[int, typer.Option(min=0, help="Number of blood samples that can be had.")] = 0,
+    readings: Annotated[int, typer.Option(min=0, help="Number of readings of the whole body that can be had.")] = 0,
+    pet: Annotated[bool, typer.Option("--pet", help="With a PET of the imaging agent before the therapy.")] = False,
+    under_way: Annotated[
+        bool, typer.Option("--under-way", help="More of the state's own cycle, after its last scan, not the next one.")
+    ] = False,
+    quantity: Annotated[str, typer.Option(help="Region or organ whose absorbed dose shall be told.")] = "kidneys",
     hours: Annotated[str, typer.Option(help="Hours at which a scan can be had, separated by commas.")] = "",
+    blood_hours: Annotated[str, typer.Option(help="The same of blood samples.")] = "",
+    reading_hours: Annotated[str, typer.Option(help="The same of readings.")] = "",
     best: Annotated[int, typer.Option(min=1, help="How many sets are shown.")] = 10,
     as_json: AsJson = False,
 ) -> None:
-    """Rank the times of the next cycle's scans by what they are expected to tell of a dose. Nothing is kept."""
-    from flows.design import HOURS, designed
+    """Rank scans, blood samples and readings by what they are expected to tell of a dose. Nothing is kept."""
+    from flows.design import BLOOD_HOURS, HOURS, READING_HOURS, Wanted, designed
     from flows.ladder import find
-    from tdt_core.errors import SettingsError
 
-    try:
-        offered = [float(t) for t in hours.split(",") if t.strip()] or list(HOURS)
-    except ValueError:
-        raise SettingsError(f"hours {hours!r}", expected="numbers separated by commas", kind="settings.design") from None
+    wanted = Wanted(
+        scans,
+        _hours(hours, HOURS),
+        blood,
+        _hours(blood_hours, BLOOD_HOURS),
+        readings,
+        _hours(reading_hours, READING_HOURS),
+        pet,
+    )
     _, store = settings_and_store()
-    told = designed(store.load(find(store, state)), scans, quantity, offered, best)
+    told = designed(store.load(find(store, state)), wanted, quantity, best, under_way)
     if as_json:
         print_json(told)
         return
     say(f"Cycle {told['cycle']} of {told['pid']} with {told['product']}, after state {told['state'][:12]}. Research use only.")
-    say(f"Absorbed dose of {quantity} before any scan: one sd is {told['sd_without']:.0%}.")
+    say(f"Absorbed dose of {quantity} before any of these: one sd is {told['sd_without']:.0%}.")
     rows = [
-        (", ".join(s["scans"]), f"{s['sd_after']:.1%}", f"{s['variance_removed']:.0%}") for s in [*told["sets"], told["worst"]]
+        (", ".join([*s["scans"], *s["samples"]]), f"{s['sd_after']:.1%}", f"{s['variance_removed']:.0%}")
+        for s in [*told["sets"], told["worst"]]
     ]
     rows[-1] = (f"{rows[-1][0]} (the least telling)", *rows[-1][1:])
-    print_table(f"{scans} of {len(told['offered'])} offered", ("scans at", "sd left", "variance removed"), rows)
+    columns = ("sd left", "variance removed")
+    print_table(f"Sets out of {len(told['offered'])} offered", ("measurements", *columns), rows)
+    single = [(s["name"], f"{s['sd_after']:.1%}", f"{s['variance_removed']:.0%}") for s in told["alone"][:best]]
+    print_table("One alone", ("measurement", *columns), single)
+
+
+def _hours(words: str, otherwise: Sequence[float]) -> list[float]:
+    """Hours from the command line. Raises SettingsError for what is no number."""
+    from tdt_core.errors import SettingsError
+
+    try:
+        return [float(t) for t in words.split(",") if t.strip()] or list(otherwise)
+    except ValueError:
+        raise SettingsError(f"hours {words!r}", expected="numbers separated by commas", kind="settings.design") from None
 
 
 def register(app: typer.Typer) -> None:

@@ -11,6 +11,7 @@ from tdt_core.errors import SettingsError
 BENCHES = {
     "assimilate": "flows.bench.assimilate",
     "credible": "flows.bench.credible",
+    "design": "flows.bench.design",
     "dose": "flows.bench.dose",
     "engines": "flows.bench.engines",
     "estimators": "flows.bench.estimators",

@@ -1,7 +1,7 @@
 """Re-estimation of the twin's parameters from each cycle's data: priors, one problem object, estimators, evolution."""
 
 from tdt_core.assimilation.descent import LADDER_NAME, assimilate_on, poorly_fitted, rungs_of
-from tdt_core.assimilation.designing import Worth, design
+from tdt_core.assimilation.designing import Worth, design, designs
 from tdt_core.assimilation.estimators import assimilate, estimators, register
 from tdt_core.assimilation.evolution import (
     Transition,
@@ -30,6 +30,7 @@ __all__ = [
     "assimilate_on",
     "build_problem",
     "design",
+    "designs",
     "estimators",
     "evolve",
     "next_prior",

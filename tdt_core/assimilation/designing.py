@@ -1,4 +1,4 @@
-"""Which measurement next: sets of candidate scans ranked by how much they are expected to tell of a decision quantity.
+"""Which measurement next: sets of candidate scans and samples ranked by how much they are expected to tell of a quantity.
 
 What is believed is drawn (m draws of parameters and nuisances), each candidate's data are predicted for every draw, and the
 variance that a set of candidates leaves in q = ln quantity is that of the best linear estimator,
@@ -6,13 +6,13 @@ variance that a set of candidates leaves in q = ln quantity is that of the best 
     var(q | y) = var(q) - c' (S + R)^-1 c,   S = cov(h), c = cov(h, q), R the independent errors,
 
 exact where all is linear and Gaussian. Scans of one cycle share the camera's calibration and the recovery of their region, so
-two scans tell less than twice one. S and c are corrected for the number of draws, as an adjusted coefficient of determination
-is.
+two scans tell less than twice one; samples of one counter share its calibration. S and c are corrected for the number of draws,
+as an adjusted coefficient of determination is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, islice
 
@@ -22,7 +22,7 @@ import numpy.typing as npt
 from tdt_core.assimilation.problem import Prior, Problem, build_problem
 from tdt_core.errors import EstimationError
 from tdt_core.kinetics import KineticModel
-from tdt_core.twin import Evidence, Posterior
+from tdt_core.twin import Evidence, Posterior, Sample
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -60,8 +60,9 @@ def design(
     Parameters
     ----------
     belief : prior of the cycle to be measured, or the posterior of one that is under way (its nuisances are then shared with
-        candidates of the same camera and regions).
-    candidates : name -> plan of the measurement: its administrations, regions, times and error budgets; values are ignored.
+        candidates of the same camera, counter and regions).
+    candidates : name -> plan of the measurement: its administrations, regions, times and errors; values are ignored. Samples
+        before the plan's first administration are of the past and none of the candidate.
     quantity : (m, n) parameters of the model -> (m,) positive quantity, such as an absorbed dose.
     always : candidates that are measured in any case, part of every set.
 
@@ -77,58 +78,98 @@ def design(
             expected="at least one candidate, and no more wanted than there are",
             kind="estimation.design",
         )
-    sets = list(combinations(free, size))
-    if len(sets) > MOST_SETS:
+    sets = [(*always, *chosen) for chosen in combinations(free, size)]
+    return designs(belief, candidates, {"": quantity}, sets, model=model, n_draws=n_draws, seed=seed)[""]
+
+
+def designs(
+    belief: Prior | Posterior,
+    candidates: Mapping[str, Evidence],
+    quantities: Mapping[str, Callable[[FloatArray], FloatArray]],
+    sets: Sequence[Sequence[str]],
+    *,
+    model: KineticModel,
+    n_draws: int = DRAWS,
+    seed: tuple[int, ...] = (0,),
+) -> dict[str, tuple[Worth, ...]]:
+    """By quantity, the given sets of candidates, the most telling first; see `design`."""
+    if not sets or len(sets) > MOST_SETS:
         raise EstimationError(
-            f"{len(sets)} sets of {size} candidates",
-            expected=f"at most {MOST_SETS}",
+            f"{len(sets)} sets of candidates",
+            expected=f"1 to {MOST_SETS}",
             remedy="offer fewer candidates, or choose one after the other",
             kind="estimation.design",
         )
     n = len(tuple(model.parameters))
     plan, sizes = _together(candidates)
-    problem = build_problem(Prior(belief.names[:n], belief.mean[:n], belief.covariance[:n, :n], "design"), plan, model)
+    prior = Prior(belief.names[:n], belief.mean[:n], belief.covariance[:n, :n], "design")
+    problem = build_problem(prior, plan, model)
+    if any(s.absolute_sd for s in plan.samples):
+        plan = _as_expected(plan, problem)
+        problem = build_problem(prior, plan, model)
     members = _members(problem, plan, sizes)
     rng = np.random.default_rng(list(seed))
     theta = problem.mean + rng.standard_normal((n_draws, problem.mean.size)) @ problem.factor.T
     theta = _with_known(theta, problem.names, belief, rng)
-    values = quantity(theta[:, :n])
-    if values.shape != (n_draws,) or not (values > 0).all():
-        raise EstimationError(
-            "a quantity that is not positive", expected="one positive value per draw", kind="estimation.design"
-        )
-    q = np.log(values)
     h = problem.predict(theta)
-    joint = np.cov(np.column_stack([h, q]), rowvar=False)
+    told = {}
+    for name, quantity in quantities.items():
+        values = quantity(theta[:, :n])
+        if values.shape != (n_draws,) or not (values > 0).all():
+            raise EstimationError(
+                "a quantity that is not positive", expected="one positive value per draw", kind="estimation.design"
+            )
+        joint = np.cov(np.column_stack([h, np.log(values)]), rowvar=False)
+        found = [_worth(tuple(x), [members[m] for m in x], np.atleast_2d(joint), problem.sd, n_draws) for x in sets]
+        told[name] = tuple(sorted(found, key=lambda w: w.sd_after))
+    return told
+
+
+def _worth(
+    names: tuple[str, ...], members: Sequence[npt.NDArray[np.intp]], joint: FloatArray, sd: FloatArray, n_draws: int
+) -> Worth:
+    """What the data of `members` leave; joint (d + 1, d + 1) covariance of all data and, last, of ln quantity."""
     before = float(np.sqrt(joint[-1, -1]))
-
-    def worth(names: Iterable[str]) -> Worth:
-        chosen = tuple(names)
-        index = np.concatenate([members[name] for name in chosen])
-        total = joint[np.ix_(index, index)] + np.diag(problem.sd[index] ** 2)
-        told = float(joint[index, -1] @ np.linalg.solve(total, joint[index, -1])) / before**2
-        adjusted = 1.0 - (1.0 - min(told, 1.0)) * (n_draws - 1) / max(n_draws - 1 - index.size, 1)
-        return Worth(chosen, before, before * float(np.sqrt(1.0 - np.clip(adjusted, 0.0, 1.0))))
-
-    return tuple(sorted((worth((*always, *chosen)) for chosen in sets), key=lambda w: w.sd_after))
+    index = np.concatenate(members)
+    total = joint[np.ix_(index, index)] + np.diag(sd[index] ** 2)
+    told = float(joint[index, -1] @ np.linalg.solve(total, joint[index, -1])) / before**2
+    adjusted = 1.0 - (1.0 - min(told, 1.0)) * (n_draws - 1) / max(n_draws - 1 - index.size, 1)
+    return Worth(names, before, before * float(np.sqrt(1.0 - np.clip(adjusted, 0.0, 1.0))))
 
 
-def _together(candidates: Mapping[str, Evidence]) -> tuple[Evidence, dict[str, int]]:
-    """One plan of all candidates, and how many of its activities each brings, in their order. Samples are no candidates."""
+def _together(candidates: Mapping[str, Evidence]) -> tuple[Evidence, dict[str, tuple[int, int]]]:
+    """One plan of all candidates, and how many of its activities and samples each brings, in their order."""
     plans = list(candidates.values())
     administrations = tuple(dict.fromkeys(a for plan in plans for a in plan.administrations))
     activities = tuple(replace(d, activity_mbq=1.0) for plan in plans for d in plan.activities)
-    together = replace(plans[0], administrations=administrations, activities=activities, samples=())
-    return together, {name: len(plan.activities) for name, plan in candidates.items()}
+    own = {name: _to_come(plan) for name, plan in candidates.items()}
+    samples = tuple(replace(s, value=1.0, below=False) for planned in own.values() for s in planned)
+    together = replace(plans[0], administrations=administrations, activities=activities, samples=samples)
+    return together, {name: (len(plan.activities), len(own[name])) for name, plan in candidates.items()}
 
 
-def _members(problem: Problem, plan: Evidence, sizes: Mapping[str, int]) -> dict[str, npt.NDArray[np.intp]]:
-    """Candidate -> which data of the problem are its own; activities that the model has no region for are none."""
+def _to_come(plan: Evidence) -> list[Sample]:
+    """Samples of a plan that are part of it: those after its first administration."""
+    first = min((a.time_h for a in plan.administrations), default=np.inf)
+    return [s for s in plan.samples if s.holds_at_h > first]
+
+
+def _as_expected(plan: Evidence, problem: Problem) -> Evidence:
+    """The plan with the values that its samples are expected to have, so that an absolute error has its relative size."""
+    log_value = dict(zip((id(d.source) for d in problem.data), problem.predict(problem.mean)[0], strict=True))
+    samples = tuple(replace(s, value=float(np.exp(log_value[id(s)]))) if id(s) in log_value else s for s in plan.samples)
+    return replace(plan, samples=samples)
+
+
+def _members(problem: Problem, plan: Evidence, sizes: Mapping[str, tuple[int, int]]) -> dict[str, npt.NDArray[np.intp]]:
+    """Candidate -> which data of the problem are its own; what the model cannot predict is none."""
     where = {id(datum.source): i for i, datum in enumerate(problem.data)}
-    planned = iter(plan.activities)
+    activities, samples = iter(plan.activities), iter(plan.samples)
     return {
-        name: np.array([where[id(a)] for a in islice(planned, size) if id(a) in where], dtype=np.intp)
-        for name, size in sizes.items()
+        name: np.array(
+            [where[id(x)] for x in (*islice(activities, images), *islice(samples, drawn)) if id(x) in where], dtype=np.intp
+        )
+        for name, (images, drawn) in sizes.items()
     }
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tdt_core.assimilation import assimilate, build_problem, population_prior
-from tdt_core.assimilation.designing import design
+from tdt_core.assimilation.designing import design, designs
 from tdt_core.assimilation.experiment import simulated
 from tdt_core.errors import EstimationError
 from tdt_core.kinetics import rung_for
@@ -105,6 +105,70 @@ def test_samples_of_the_past_stop_no_design_of_a_rung_that_could_predict_them(ru
     offered = {"24 h": dataclasses.replace(scan(24.0), samples=(Sample("blood", -5.0, 0.1, "Lu-177", 0.05),))}
     found = design(population_prior(rung), offered, kidney, model=WithBlood())
     assert found == design(population_prior(rung), {"24 h": scan(24.0)}, kidney, model=rung)
+
+
+class Pool:
+    """The curves with a compartment: what is in the body is a known multiple of the first region."""
+
+    compartments = ("whole_body",)
+
+    def __init__(self, rung):
+        self._rung = rung
+
+    def __getattr__(self, name):
+        return getattr(self._rung, name)
+
+    def compartment_activity(self, theta, administration, times_h):
+        return 40.0 * self._rung.activity(theta, administration, times_h)[:, :1]
+
+    def compartment_log_jacobian(self, theta, administration, times_h):
+        return self._rung.log_jacobian(theta, administration, times_h)[:1]
+
+
+def reading(hours, absolute=0.0, counter="meter"):
+    sample = Sample("whole_body", hours, 1.0, "Lu-177", 0.04, absolute, 0.05, counter)
+    return dataclasses.replace(scan(hours), activities=(), samples=(sample,))
+
+
+def test_a_sample_is_worth_what_the_kalman_update_says(rung, kidney):
+    prior, pool = only_uptake(rung), Pool(rung)
+    found = design(prior, {"reading": reading(24.0)}, kidney, model=pool, n_draws=20_000)[0]
+    error = 0.05**2 + build_problem(prior, reading(24.0), pool).sd[0] ** 2  # the model's own error with the reading's
+    variance = prior.covariance[0, 0]
+    assert found.reduction == pytest.approx(variance / (variance + error), abs=0.01)
+
+
+def test_a_background_costs_more_where_little_is_left_to_read(rung, kidney):
+    prior, pool = population_prior(rung), Pool(rung)
+    late = pool.compartment_activity(prior.mean[None], GIVEN, np.array([200.0]))[0, 0, 0]
+    offered = {f"{t} h, {b}": reading(float(t), 0.5 * late * b, f"{t}{b}") for t in (24, 200) for b in (0, 1)}
+    worth = {w.names[0]: w.reduction for w in design(prior, offered, kidney, model=pool)}
+    lost = {t: worth[f"{t} h, 0"] - worth[f"{t} h, 1"] for t in (24, 200)}
+    assert lost[200] > 3 * lost[24] > 0
+
+
+def test_readings_of_one_meter_share_its_calibration(rung, kidney):
+    prior, pool = only_uptake(rung), Pool(rung)
+    offered = {"a": reading(24.0), "same": reading(48.0), "other": reading(48.0, counter="another")}
+    pairs = {w.names: w.reduction for w in design(prior, offered, kidney, model=pool, size=2)}
+    assert pairs["a", "other"] > pairs["a", "same"]
+
+
+def test_several_quantities_and_given_sets_are_ranked_at_once(rung, kidney):
+    prior = population_prior(rung)
+    offered = {"kidney": scan(72.0, REGIONS[:1]), "lesion": scan(72.0, REGIONS[1:]), "blood": scan(4.0)}
+    lesion = lambda theta: rung.time_integrated_activity(theta, GIVEN)[:, 1]  # noqa: E731
+    sets = [("kidney",), ("lesion",), ("kidney", "blood")]
+    told = designs(prior, offered, {"kidneys": kidney, "lesions": lesion}, sets, model=rung)
+    for ranked in told.values():
+        assert {w.names for w in ranked} == set(sets)
+        assert list(ranked) == sorted(ranked, key=lambda w: w.sd_after)
+    assert told["lesions"][0].names == ("lesion",)
+    assert told["kidneys"][-1].names == ("lesion",)
+    one = {w.names: w for w in design(prior, offered, kidney, model=rung)}
+    assert one["kidney",] == next(w for w in told["kidneys"] if w.names == ("kidney",))
+    with pytest.raises(EstimationError, match="0 sets"):
+        designs(prior, offered, {"kidneys": kidney}, [], model=rung)
 
 
 def test_the_same_camera_is_worth_less_where_its_calibration_is_already_known(rung, kidney):
