@@ -18,8 +18,8 @@ FloatArray = npt.NDArray[np.float64]
 
 NEXT_CYCLE, MASS, POPULATION = 13, 14, 15
 """Streams of random numbers: (root, cycle, purpose); 11 is the fit, 12 the pattern noise, 16 the smoother, 17 the ladder,
-18 daughters (alone), 19 all cycles at once, 20 the design, 21 blood samples. Never 0: a trailing zero gives the stream of the
-shorter seed."""
+18 daughters (alone), 19 all cycles at once, 20 the design, 21 blood samples, 22 `tdt identify`. Never 0: a trailing zero gives
+the stream of the shorter seed."""
 
 
 def next_administration(product: Product, time_h: float, amount_nmol: float | None) -> Administration:
