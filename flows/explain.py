@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from flows.decided import not_given
 from storage.decisions import record_plain
 from storage.twin_reader import StateInfo
 from storage.twins import TwinStore
+from tdt_core.assimilation.learned import learned_of
 from tdt_core.twin import TwinState
 
 
@@ -60,7 +62,7 @@ def explain(store: TwinStore, state_id: str) -> dict[str, Any]:
             for a in state.evidence.administrations
         ],
         "findings": [*not_given(store, state), *state.evidence.findings],
-        "prior": identity.get("prior"),
+        "prior": prior_plain(identity),
         "settings": identity.get("settings"),
         "root_seed": identity.get("root_seed", identity.get("seed")),
         "code": {"science": identity.get("science"), **info.provenance},
@@ -71,6 +73,13 @@ def explain(store: TwinStore, state_id: str) -> dict[str, Any]:
         "proposal": proposal_line(state),
         "decision": None if record is None else record_plain(record),
     }
+
+
+def prior_plain(identity: Mapping[str, Any]) -> Any:
+    """The prior that an identity names; of learned populations their version and scope, not their numbers."""
+    named = identity.get("prior")
+    told = [{"version": x.version, "model": x.model, "ligand": x.ligand, "patients": x.patients} for x in learned_of(identity)]
+    return {**named, "learned": told} if told and isinstance(named, Mapping) else named
 
 
 def show(store: TwinStore, state_id: str) -> dict[str, Any]:

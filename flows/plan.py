@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from storage.identity import state_id as id_of
 from storage.identity import state_identity
 from storage.intake import CycleIntake
 from tdt_core.assimilation import LADDER_NAME
+from tdt_core.assimilation.learned import LearnedPrior, check_base, learned_of, with_learned
 from tdt_core.codec import from_plain, to_plain
 from tdt_core.dosimetry.engines import engines
 from tdt_core.errors import InputError, SettingsError
@@ -64,7 +65,7 @@ def plan_chain(site: Site, bundles: Mapping[int, str], first: int, parent: str |
             evidence_digests=known,
             administrations=given,
             decision=decision,
-            prior={"origin": parent or "population"},
+            prior=prior_named(site, parent, plans, product.ligand),
             model=model,
             settings={
                 "estimator": site.settings.estimator or DEFAULT_ESTIMATOR,
@@ -83,6 +84,22 @@ def plan_chain(site: Site, bundles: Mapping[int, str], first: int, parent: str |
         plans.append(plan)
         parent = plan.state_id
     return plans
+
+
+def prior_named(site: Site, parent: str | None, plans: Sequence[CyclePlan], ligand: str) -> dict[str, Any]:
+    """What a state's identity says of its prior: where it comes from and the learned populations, which a chain keeps.
+
+    A first cycle takes what the site has accepted for the ligand's family; without any the packaged population, unnamed.
+    """
+    if parent is None:
+        learned = [x.plain() for x in site.populations.accepted() if x.ligand == family(ligand)]
+        for x in learned:
+            check_base(LearnedPrior.of(x))
+    else:
+        before = plans[-1].identity if plans else site.store.load(parent).identity
+        named = before.get("prior")
+        learned = list(named.get("learned", ())) if isinstance(named, Mapping) else []
+    return {"origin": parent or "population"} | ({"learned": learned} if learned else {})
 
 
 def engine_of(site: Site) -> str:
@@ -123,7 +140,8 @@ def product_of(site: Site, cycle: CycleIntake, given: list[Administration]) -> P
 
 def rung_of(plan: CyclePlan, model: str, evidence: Evidence) -> KineticModel:
     """The kinetic model that a plan's fit used."""
-    return rung_for(model, plan.identity["settings"]["product"]["ligand"], evidence.regions, covariates_of(evidence))
+    rung = rung_for(model, plan.identity["settings"]["product"]["ligand"], evidence.regions, covariates_of(evidence))
+    return with_learned(rung, learned_of(plan.identity))
 
 
 def seed_of(plan: CyclePlan) -> tuple[int, int]:

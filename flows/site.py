@@ -9,6 +9,7 @@ from pathlib import Path
 from flows.settings import Settings, make_folders
 from storage.evidence import EvidenceStore
 from storage.home import Home
+from storage.populations import PopulationStore
 from storage.twins import TwinStore
 from tdt_core.errors import SettingsError
 from tdt_core.planning import limits, products, read_rows
@@ -27,6 +28,7 @@ class Site:
     limits: tuple[Limit, ...]
     products: Mapping[str, Product]
     tissues: Mapping[str, Tissue]
+    populations: PopulationStore
 
 
 def open_site(settings: Settings) -> Site:
@@ -34,7 +36,7 @@ def open_site(settings: Settings) -> Site:
     home = make_folders(settings)
     policy = limits(_rows(settings.limits))
     plans = products(_rows(settings.products))
-    return Site(settings, home, EvidenceStore(home), TwinStore(home), policy, plans, tissues(policy))
+    return Site(settings, home, EvidenceStore(home), TwinStore(home), policy, plans, tissues(policy), PopulationStore(home))
 
 
 def _rows(path: Path | None) -> list[dict[str, str]] | None:

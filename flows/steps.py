@@ -19,6 +19,7 @@ from storage.intake import CycleIntake
 from storage.kernel_cache import KernelCache, kernel_digest
 from storage.work import WorkFolder
 from tdt_core.assimilation import Prior, adapt, assimilate_on, evolve, population_prior, rungs_of, was_treated
+from tdt_core.assimilation.learned import learned_of, with_learned
 from tdt_core.codec import from_plain, to_plain
 from tdt_core.dosimetry.credible import credible_dose
 from tdt_core.dosimetry.density import mass_ratio
@@ -144,6 +145,7 @@ def prior_of(site: Site, plan: CyclePlan, rung: KineticModel, evidence: Evidence
 
     A rung that would forget what treated cycles taught another one is refused by EstimationError, unless it is the last.
     """
+    rung = with_learned(rung, learned_of(plan.identity))
     if plan.parent is None:
         return population_prior(rung)
     parent = site.store.load(plan.parent)

@@ -171,18 +171,18 @@ class Registry:
         folder = store.path(info.id)
         plain = files.read_json(folder / files.STATE)
         tags = version_tags(plain, info)
-        run_id = self._run(f"twin/{info.pid}", f"cycle {info.cycle}", "state_sha256", info.id, tags)
-        self._log(run_id, metrics=state_metrics(plain), params=state_params(plain))
+        run_id = self.run(f"twin/{info.pid}", f"cycle {info.cycle}", "state_sha256", info.id, tags)
+        self.record(run_id, metrics=state_metrics(plain), params=state_params(plain))
         self.client.set_terminated(run_id, status="FINISHED")
         name = model_name(info.pid)
         if not self.client.search_registered_models(f"name = '{name}'"):
             self.client.create_registered_model(name)
         version = self.client.create_model_version(
-            name, source=self._source(folder), run_id=run_id, tags=tags, await_creation_for=0
+            name, source=self.source(folder), run_id=run_id, tags=tags, await_creation_for=0
         )
         return str(version.version)
 
-    def _source(self, folder: Path) -> str:
+    def source(self, folder: Path) -> str:
         """Where a version points: the folder itself, or, for a server, which refuses local paths, its place in TDT_HOME."""
         return f"tdt://{folder.relative_to(self.home.root).as_posix()}" if self._remote else str(folder)
 
@@ -212,7 +212,7 @@ class Registry:
             if event["event"] != "failure" or event["pid"] != pid:
                 continue
             tags = {"cycle": str(event["cycle"]), "gate_result": "failed", "error_kind": str(event["error"].get("kind", ""))}
-            run_id = self._run(f"twin/{pid}", f"cycle {event['cycle']} failed", "audit_sha256", event["hash"], tags)
+            run_id = self.run(f"twin/{pid}", f"cycle {event['cycle']} failed", "audit_sha256", event["hash"], tags)
             self.client.set_terminated(run_id, status="FAILED")
 
     # -- trials ------------------------------------------------------------------------------------------------------------
@@ -228,12 +228,12 @@ class Registry:
         """One run of a virtual trial with a nested run per child (an arm, or an arm and a cycle). Repeats add nothing."""
         try:
             with lock(self.home.locks / "index.lock"):
-                parent = self._run(TRIALS, f"trial {trial_id[:12]}", "trial_sha256", trial_id, {})
-                self._log(parent, metrics=_finite("", metrics), params={k: str(v) for k, v in params.items()})
+                parent = self.run(TRIALS, f"trial {trial_id[:12]}", "trial_sha256", trial_id, {})
+                self.record(parent, metrics=_finite("", metrics), params={k: str(v) for k, v in params.items()})
                 for name, values in children.items():
                     child = digest({"trial": trial_id, "child": name})
-                    run_id = self._run(TRIALS, name, "trial_child_sha256", child, {"mlflow.parentRunId": parent, "child": name})
-                    self._log(run_id, metrics=_finite("", values), params={})
+                    run_id = self.run(TRIALS, name, "trial_child_sha256", child, {"mlflow.parentRunId": parent, "child": name})
+                    self.record(run_id, metrics=_finite("", values), params={})
                     self.client.set_terminated(run_id, status="FINISHED")
                 self.client.set_terminated(parent, status="FINISHED")
         except Exception as e:  # as in `_update`
@@ -250,7 +250,7 @@ class Registry:
         place = None if self._remote or not self.uri.startswith("sqlite:") else self.home.mlartifacts.as_uri()
         return self.client.create_experiment(name, artifact_location=place)
 
-    def _run(self, experiment: str, run_name: str, key: str, value: str, tags: Mapping[str, str]) -> str:
+    def run(self, experiment: str, run_name: str, key: str, value: str, tags: Mapping[str, str]) -> str:
         """Id of the run with tag `key = value`; made when there is none, so that a repeat after a death finds it."""
         experiment_id = self._experiment(experiment)
         found = self.client.search_runs([experiment_id], f"tags.{key} = '{value}'", max_results=1)
@@ -259,7 +259,8 @@ class Registry:
         run = self.client.create_run(experiment_id, run_name=run_name, tags={**tags, key: value})
         return str(run.info.run_id)
 
-    def _log(self, run_id: str, *, metrics: Mapping[str, float], params: Mapping[str, str]) -> None:
+    def record(self, run_id: str, *, metrics: Mapping[str, float], params: Mapping[str, str]) -> None:
+        """Write metrics and params of a run, in batches that the service takes."""
         from mlflow.entities import Metric, Param
 
         stamp = int(time.time() * 1000)

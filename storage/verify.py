@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from storage import state_files as files
 from storage.atomic import sha256_file
 from storage.audit import Record
+from storage.populations import PopulationStore
 from storage.state_files import Problem
 from storage.trials import TrialStore
 from tdt_core.errors import StoreError
@@ -37,6 +38,8 @@ def verify_store(store: TwinReader, pid: str | None = None) -> tuple[Problem, ..
         trials = TrialStore(store.home)
         for trial in trials.list():
             problems += trials.verify(trial)
+        populations = PopulationStore(store.home)
+        problems += populations.verify() if broken is None else ()
         problems += _leftovers(store)
     return tuple(problems)
 

@@ -6,7 +6,7 @@ that patients with other regions and other covariates compare. With x (n,) those
 
     x = Z (shift + u) + v,   u ~ N(0, common),   v ~ N(0, diag(own[k]))
 
-u is what a patient's regions of an organ have in common (and how organs and quantities go together), v what is each region's own.
+u is what a patient's regions of an organ have in common (and how organs and quantities go together), v each region's own part.
 The packaged prior is shift 0, common diag(share), own 1 - share. What a patient's data say is the factor exp(h'x - x'Lx/2): its
 posterior over the prior that it was fitted under, exact where data and posterior are Gaussian, else as good as the Laplace
 approximation. Fitted by EM with conjugate penalties that count as `mean` and `spread` patients of the packaged population
@@ -178,9 +178,7 @@ def learn(factors: Sequence[Factor], start: Hyper, strength: Strength, keys: Seq
         square = posterior + mean[:, :, None] * mean[:, None, :]
         inverse = np.linalg.inv(covariance)
         gain = hyper.common @ z.swapaxes(1, 2) @ inverse
-        shared = (
-            len(square) * hyper.common - (gain @ z @ hyper.common).sum(axis=0) + (gain @ square @ gain.swapaxes(1, 2)).sum(0)
-        )
+        shared = len(square) * hyper.common + (gain @ square @ gain.swapaxes(1, 2) - gain @ z @ hyper.common).sum(axis=0)
         common = (strength.spread * start.common + 0.5 * (shared + shared.T)) / (strength.spread + len(square))
         common[stays, :] = start.common[stays, :]
         common[:, stays] = start.common[:, stays]
@@ -199,8 +197,8 @@ def learn(factors: Sequence[Factor], start: Hyper, strength: Strength, keys: Seq
 def seen_keys(factors: Sequence[Factor], population: Hyper, reduction: float, share: float) -> tuple[str, ...]:
     """Keys of which at least `share` of the patients' data remove `reduction` of the population's variance.
 
-    The others cannot be learned from Gaussian factors: patients tell of them only where they are far out (a slow uptake is seen,
-    a fast one is not), and the Laplace approximation of such data leans to one side in every patient alike.
+    The others cannot be learned from Gaussian factors: patients tell of them only where they are far out (slow uptake is seen,
+    fast is not), and the Laplace approximation of such data leans to one side in every patient alike.
     """
     told: dict[str, list[float]] = {}
     for factor in factors:
@@ -213,7 +211,7 @@ def seen_keys(factors: Sequence[Factor], population: Hyper, reduction: float, sh
 
 @one_blas_thread
 def log_density(factors: Sequence[Factor], hyper: Hyper) -> FloatArray:
-    """(N,) ln of each patient's predictive density, but for a constant that no population changes; in order of patients' names."""
+    """(N,) ln predictive density of each patient in order of names, but for a constant that no population changes."""
     cohort = _Cohort(factors, hyper.keys)
     posterior, determinant = _conditional(cohort.spread(hyper)[1], cohort.precision)
     at = cohort.design @ hyper.shift

@@ -23,6 +23,7 @@ COMMANDS = (
     *("demo", "test", "run", "check", "phantom", "dose", "explain", "replay", "refit", "sign", "ladder"),
     *("serve", "mlflow", "dashboard", "doctor", "bench", "trial demo"),
     *(f"twin {c}" for c in ("list", "log", "show", "verify", "as-of")),
+    *(f"population {c}" for c in ("learn", "list", "show", "accept", "packaged")),
 )
 
 
