@@ -71,6 +71,8 @@ def integrate(taken: TakenIn, images: CycleImages, method: str, before_first: st
     if method in SINGLE:
         lives = {n: population_half_life(taken.therapy.ligand, r.organ, nuclide)[0] for n, r in enumerate(images.regions, 1)}
         options = {"outside_window": "report", "half_life_h": lives}
+    if method == "hierarchical":
+        options = {"total": "region"}
     result = time_integrated_activity(
         scans,
         at,

@@ -53,6 +53,17 @@ def test_without_noise_shrinkage_leaves_the_plain_fit() -> None:
     assert np.abs(loose / plain.tia_mbq_h - 1).max() > 0.1  # the images are the same; the noise stated is not
 
 
+def test_voxels_may_be_held_to_the_total_of_their_region_which_rests_on_all_counts() -> None:
+    seen, sd, true = region(noise=1.5)  # so few counts that noise is cut at zero in a quarter of the voxels
+    total = {name: float(run(seen, sd, total=name).tia_mbq_h.sum()) for name in ("voxels", "region")}
+    assert total["region"] == pytest.approx(float(run(seen, sd, "regional_shape").tia_mbq_h.sum()), rel=1e-5)
+    free, held = run(seen, sd), run(seen, sd, total="region")
+    assert held.sd_mbq_h is not None and free.sd_mbq_h is not None
+    assert held.sd_mbq_h / held.tia_mbq_h == pytest.approx(free.sd_mbq_h / free.tia_mbq_h, rel=1e-5)
+    with pytest.raises(ModelError, match="organ"):
+        run(seen, sd, total="organ")
+
+
 def test_without_spread_of_rates_and_with_free_amplitudes_it_is_the_regional_shape() -> None:
     rng = np.random.default_rng(4)
     a = rng.uniform(0.5, 2.0, 500)

@@ -101,7 +101,7 @@ class _VoxelFit:
 
     name = ""
     scans = (2, 10_000)
-    known: tuple[str, ...] = ("shape", "workers")
+    known: tuple[str, ...] = ("shape", "total", "workers")
     default_shape = "curve"
 
     def __init__(self, setting: IntegrationSetting) -> None:
@@ -117,6 +117,9 @@ class _VoxelFit:
         self._shape = setting.options.get("shape", self.default_shape)
         if self._shape not in ("curve", "exponential"):
             raise ModelError(f"shape {self._shape!r}", expected="curve or exponential", kind="model.option")
+        self._total = setting.options.get("total", "voxels")
+        if self._total not in ("voxels", "region"):
+            raise ModelError(f"total {self._total!r}", expected="voxels or region", kind="model.option")
         self._workers = int(setting.options.get("workers", 0)) or _cores()
         if self._workers < 1:
             raise ModelError(f"{self._workers} workers", expected="at least one, or 0 for all cores", kind="model.option")
@@ -143,6 +146,7 @@ class _VoxelFit:
                 findings += [f"label {label}: {finding}"] if finding else []
                 job = self._job(flat, sd, region, mu, p, tia, error)
                 list(pool.map(job, [voxels[i : i + _BLOCK] for i in range(0, voxels.size, _BLOCK)]))
+                self._totalled(tia, error, voxels, float(curve.mean.integral[0]))
                 regions[label] = {
                     "tia_mbq_h": float(tia[voxels].sum(dtype=np.float64)),
                     "half_life_h": math.log(2.0) / (region.rate * math.exp(float(mu[1]))),
@@ -151,6 +155,13 @@ class _VoxelFit:
         findings += [f"before the first scan: {', '.join(sorted({s.early(k) for k in regions}))}"] if regions else []
         grid = scans_mbq.shape[1:]
         return TimeIntegrated(tia.reshape(grid), error.reshape(grid), self.name, regions, tuple(findings))
+
+    def _totalled(self, tia: Array32, error: Array32, voxels: IntArray, integral: float) -> None:
+        """With `total="region"`, give the voxels the integral of the region's curve in sum: it rests on all counts at once."""
+        found = float(tia[voxels].sum(dtype=np.float64))
+        if self._total == "region" and found > 0:
+            tia[voxels] *= np.float32(integral / found)
+            error[voxels] *= np.float32(integral / found)
 
     def _job(
         self, flat: Array32, sd: Array32, region: _Region, mu: FloatArray, p: FloatArray, tia: Array32, error: Array32
@@ -175,7 +186,7 @@ def _spreads(p: FloatArray) -> dict[str, float]:
 
 
 class VoxelFit(_VoxelFit):
-    """Plain fit of amplitude and rate per voxel by weighted least squares. Options `shape` (exponential), `workers`."""
+    """Plain fit of amplitude and rate per voxel by weighted least squares. Options `shape` (exponential), `total`, `workers`."""
 
     name = "voxel_fit"
     default_shape = "exponential"
@@ -187,10 +198,10 @@ class VoxelFit(_VoxelFit):
 
 class Hierarchical(_VoxelFit):
     """Options: `between` (SD of ln amplitude or None for flat, SD of ln rate) in place of empirical Bayes;
-    `shape` (curve); `workers`."""
+    `shape` (curve); `total` (voxels: whatever they add to; region: the integral of the region's curve); `workers`."""
 
     name = "hierarchical"
-    known = ("between", "shape", "workers")
+    known = ("between", "shape", "total", "workers")
 
     def prior(self, flat: Array32, sd: Array32, voxels: IntArray, region: _Region) -> tuple[FloatArray, FloatArray, str]:
         """As given, or by empirical Bayes from the region's data."""
