@@ -69,8 +69,10 @@ def integrate(taken: TakenIn, images: CycleImages, method: str, before_first: st
     options: dict[str, Any] = {}
     lives: dict[int, float] = {}
     if method in SINGLE:
-        lives = {n: population_half_life(taken.therapy.ligand, r.organ, nuclide)[0] for n, r in enumerate(images.regions, 1)}
-        options = {"outside_window": "report", "half_life_h": lives}
+        known = {n: population_half_life(taken.therapy.ligand, r.organ, nuclide) for n, r in enumerate(images.regions, 1)}
+        lives = {n: life for n, (life, _) in known.items()}
+        spreads = {n: log_sd for n, (_, log_sd) in known.items()}
+        options = {"outside_window": "report", "half_life_h": lives, "half_life_log_sd": spreads}
     if method == "hierarchical":
         options = {"total": "region"}
     result = time_integrated_activity(

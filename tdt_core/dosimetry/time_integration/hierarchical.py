@@ -186,7 +186,7 @@ def _spreads(p: FloatArray) -> dict[str, float]:
 
 
 class VoxelFit(_VoxelFit):
-    """Plain fit of amplitude and rate per voxel by weighted least squares. Options `shape` (exponential), `total`, `workers`."""
+    """Plain fit of amplitude and rate per voxel, weighted least squares. Options `shape` (exponential), `total`, `workers`."""
 
     name = "voxel_fit"
     default_shape = "exponential"

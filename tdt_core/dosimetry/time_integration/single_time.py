@@ -7,8 +7,8 @@
     twin_shape        the same over the posterior draws of the region's curve in the patient's twin
 
 The first three take the decline as one exponential from time zero; `before_first` replaces that part except in hanscheid_2018,
-whose form has no such part. Options: `half_life_h` (one, or by label), the effective half-life expected; `half_life_log_sd`;
-`outside_window` (`refuse` | `report`).
+whose form has no such part. Options: `half_life_h` (one, or by label), the effective half-life expected;
+`half_life_log_sd` (likewise); `outside_window` (`refuse` | `report`).
 
 The SD is what the spread of half-lives (log-normal, cut at physical decay), or of the curves, makes of the factor, plus noise.
 Windows: hanscheid in the unit named above; madsen, where a half-life one SD longer or shorter changes the TIA by more than
@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from scipy import special
 
 from tdt_core.dosimetry.time_integration.checks import refuse_unknown
 from tdt_core.dosimetry.time_integration.regional_shape import curve_of
@@ -37,7 +38,9 @@ from tdt_core.nuclides import nuclide as nuclide_of
 from tdt_core.parameters import packaged_csv, packaged_table
 
 LN2 = math.log(2.0)
-_NODES, _NODE_WEIGHTS = np.polynomial.hermite_e.hermegauss(21)
+_QUANTILES = special.ndtri((np.arange(200) + 0.5) / 200)
+_LARGEST_REL_SD = 10.0
+"""A half-life far below the scan's time makes any factor: beyond this relative SD the scan says nothing."""
 _TABLE = "time_integration.csv"
 
 
@@ -163,9 +166,15 @@ class _HalfLife(_SingleTime):
     def __init__(self, setting: IntegrationSetting) -> None:
         super().__init__(setting)
         self._time = float(setting.times_h[0])
-        self._log_sd = float(setting.options.get("half_life_log_sd", _p("half_life.log_sd")))
-        if not self._log_sd >= 0:
-            raise ModelError(f"half_life_log_sd {self._log_sd}", expected=">= 0", kind="model.option")
+
+    def log_sd(self, label: int) -> float:
+        """SD of ln half-life of a region. Raises ModelError for a negative one."""
+        given: Any = self._setting.options.get("half_life_log_sd")
+        value = given.get(label) if isinstance(given, Mapping) else given
+        value = _p("half_life.log_sd") if value is None else float(value)
+        if not value >= 0:
+            raise ModelError(f"half_life_log_sd {value:g}", expected=">= 0", kind="model.option")
+        return value
 
     def half_life(self, label: int) -> float:
         """Effective half-life expected of a region, h. Raises InputError without one, or above physical decay."""
@@ -199,12 +208,15 @@ class _HalfLife(_SingleTime):
             )
         return late + (t if early == "constant" else 0.5 * t)
 
-    def spread(self, estimate: float, half_life_h: float) -> float:
-        """Root mean square of (true - estimate) / estimate over half-lives that are log-normal, cut at physical decay."""
+    def spread(self, estimate: float, half_life_h: float, log_sd: float) -> float:
+        """Root mean square of (true - estimate) / estimate over half-lives that are log-normal, cut at physical decay.
+
+        At most `_LARGEST_REL_SD`; over 200 quantiles, since the moment itself belongs to half-lives that nobody has.
+        """
         physical = LN2 / self._setting.decay_per_h
-        lives = np.minimum(half_life_h * np.exp(self._log_sd * _NODES), physical)
+        lives = np.clip(half_life_h * np.exp(log_sd * _QUANTILES), 1e-2 * self._time, physical)
         errors = np.array([self.hours(float(x)) / estimate - 1.0 for x in lives])
-        return float(np.sqrt(_NODE_WEIGHTS @ errors**2 / _NODE_WEIGHTS.sum()))
+        return min(float(np.sqrt(np.mean(errors**2))), _LARGEST_REL_SD)
 
 
 class Hanscheid2018(_HalfLife):
@@ -226,7 +238,7 @@ class Hanscheid2018(_HalfLife):
         life, hours = self.half_life(label), hanscheid_2018_factor(self._time)
         x, first, last = self._time / life, _p("hanscheid_2018.first"), _p("hanscheid_2018.last")
         fault = "" if first <= x <= last else f"scan at {x:.2f} effective half-lives, outside {first:g} to {last:g}"
-        return hours, self.spread(hours, life), fault
+        return hours, self.spread(hours, life, self.log_sd(label)), fault
 
 
 class Hanscheid2017(_HalfLife):
@@ -238,7 +250,7 @@ class Hanscheid2017(_HalfLife):
         """See `_SingleTime.factor`."""
         life = self.half_life(label)
         hours = self.hours(life)
-        return hours, self.spread(hours, life), _outside_2017(self._time)
+        return hours, self.spread(hours, life, self.log_sd(label)), _outside_2017(self._time)
 
 
 class Madsen(_HalfLife):
@@ -250,10 +262,10 @@ class Madsen(_HalfLife):
         """See `_SingleTime.factor`."""
         life = self.half_life(label)
         hours, physical = self.hours(life), LN2 / self._setting.decay_per_h
-        off = [self.hours(min(life * math.exp(s * self._log_sd), physical)) for s in (-1, 1)]
+        off = [self.hours(min(life * math.exp(s * self.log_sd(label)), physical)) for s in (-1, 1)]
         worst, most = max(abs(hours / h - 1.0) for h in off), _p("window.largest_error")
         fault = f"a half-life one SD off makes an error of {worst:.0%}, above {most:.0%}" if worst > most else ""
-        return hours, self.spread(hours, life), fault
+        return hours, self.spread(hours, life, self.log_sd(label)), fault
 
 
 class Shape(_SingleTime):
