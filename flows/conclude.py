@@ -29,7 +29,7 @@ from tdt_core.planning.forecast import (
     outlooks_of,
 )
 from tdt_core.planning.ledger import LedgerRow, latest, ledger_of, ledger_row
-from tdt_core.planning.outlook import lea_catcheside_by_region
+from tdt_core.planning.outlook import for_ligand, lea_catcheside_by_region
 from tdt_core.twin import DoseLedger, Limit, Posterior, PriorTherapy, Product
 
 LEDGER_FIELDS = ("cycles", "administrations", "kinds", "activities_mbq", "regions", "radiation", "opening_gy")
@@ -45,6 +45,7 @@ def conclude(site: Site, plan: CyclePlan) -> None:
     posterior, evidence = load_posterior(work)
     product = from_plain(Product, plan.identity["settings"]["product"])
     policy = tuple(from_plain(Limit, x) for x in plan.identity["settings"]["limits"])
+    tissues = for_ligand(site.tissues, product.ligand)
     rung = rung_of(plan, posterior.model, evidence)
     given = therapy_of(evidence, product)
     treated = any(a.intent == "therapy" for a in evidence.administrations)
@@ -74,7 +75,7 @@ def conclude(site: Site, plan: CyclePlan) -> None:
         "cycle_bundle": plan.bundle,
         "kind": "retrospective" if treated else "prospective",
         "activity_mbq": given.net_activity_mbq,
-        "doses": summary.dose_rows(rung, current, arrays["tia"], posterior, site.tissues),
+        "doses": summary.dose_rows(rung, current, arrays["tia"], posterior, tissues),
         "cumulative": summary.cumulative_rows(ledger, policy),
         "curves": summary.curve_rows(rung, posterior.draws[:, : len(rung.parameters)], given, posterior),
         "dvh": dosed["dvh"],
@@ -84,7 +85,7 @@ def conclude(site: Site, plan: CyclePlan) -> None:
         "conservation": dosed["conservation"],
         "organ_level": dosed["organ_level"],
         "dose_engine": dosed["engine"],
-        "assumed": summary.assumed_rows(rung, site.tissues, product, policy, given.nuclide),
+        "assumed": summary.assumed_rows(rung, tissues, product, policy, given.nuclide),
         "prior_therapies": to_plain(prior),
         "warnings": [
             *warnings(posterior, product, treated, ledger, kept_in_place(rung, given.nuclide)),

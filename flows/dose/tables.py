@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from flows.dose.integrate import SINGLE
 from tdt_core.codec import digest
 from tdt_core.draws import summarised
 from tdt_core.nuclides import nuclide as nuclide_of
-from tdt_core.planning.outlook import organ_groups, tissues
+from tdt_core.planning.outlook import Tissue, for_ligand, organ_groups, tissues
 from tdt_core.radiobiology import bed
 
 Row = dict[str, Any]
@@ -32,7 +33,7 @@ def region_rows(found: Dosimetry) -> list[Row]:
 
     `dose_gy`, `bed_gy` and `tia_mbq_h` hold mean, sd and quantiles over the draws; the mean dose is that of the map.
     """
-    known, net = tissues(), found.taken.therapy.net_activity_mbq
+    known, net = _tissues(found), found.taken.therapy.net_activity_mbq
     labels = found.images.labels.labels
     sums = np.bincount(labels.ravel(), weights=found.tia_mbq_h.ravel(), minlength=len(found.images.regions) + 1)[1:]
     draws, beds, rows = {}, {}, []
@@ -63,7 +64,7 @@ def region_rows(found: Dosimetry) -> list[Row]:
                 "after_last_share": float(curve.parts[2, 0] / max(curve.integral[0], 1e-300)),
                 "effective_half_life_h": math.log(2.0) / float(curve.tail_rate[0]),
                 **_doses(dose, beds[region.name], net),
-                **_tissue(region.organ, float(found.g[n])),
+                **_tissue(known, region.organ, float(found.g[n])),
             }
         )
     mass = {r.name: r.mass_g for r in found.images.regions}
@@ -79,7 +80,7 @@ def region_rows(found: Dosimetry) -> list[Row]:
                 "mass_g": sum(mass[n] for n in names),
                 "of": list(names),
                 **_doses(share @ np.stack([draws[n] for n in names]), together, net),
-                **_tissue(organ, math.nan),
+                **_tissue(known, organ, math.nan),
             }
         )
     return rows
@@ -93,8 +94,12 @@ def _doses(dose: Any, bed_draws: Any, net_mbq: float) -> Row:
     }
 
 
-def _tissue(organ: str, g: float) -> Row:
-    tissue = tissues().get(organ)
+def _tissues(found: Dosimetry) -> Mapping[str, Tissue]:
+    return for_ligand(tissues(), found.taken.therapy.ligand)
+
+
+def _tissue(known: Mapping[str, Tissue], organ: str, g: float) -> Row:
+    tissue = known.get(organ)
     if tissue is None:
         return dict.fromkeys(("alpha_beta_gy", "repair_half_time_h", "lea_catcheside", "tissue_status", "tissue_source"))
     return {
@@ -111,7 +116,7 @@ def assumptions(found: Dosimetry) -> list[str]:
     taken, options = found.taken, found.options
     half_life = nuclide_of(taken.therapy.nuclide).half_life_h
     organs = {r.organ for r in found.images.regions}
-    assumed = sorted(o.replace("_", " ") for o, t in tissues().items() if o in organs and t.status == "assumed")
+    assumed = sorted(o.replace("_", " ") for o, t in _tissues(found).items() if o in organs and t.status == "assumed")
     engines = {
         "local": "electrons and alphas stay in their voxel, photons leave the body",
         "kernel": "energy spreads as in water of density 1; each voxel's own mass divides it",

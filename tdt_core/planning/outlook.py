@@ -7,7 +7,7 @@ draws last, paired.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from tdt_core.dosimetry.voxel_bands import Response
 from tdt_core.kinetics import KineticModel, activity_by_energy
+from tdt_core.kinetics.ligands import ligands, receptor_of
 from tdt_core.parameters import packaged_table
 from tdt_core.radiobiology import bed, lea_catcheside_sampled
 from tdt_core.twin import Administration, Limit, Region
@@ -23,6 +24,8 @@ FloatArray = npt.NDArray[np.float64]
 
 UNGROUPED = ("lesions", "rest")
 
+LESIONS_MEASURED_WITH = "PSMA"
+"""Receptor of the tumours that the packaged alpha/beta, repair and alpha of lesions come from."""
 NEGLIGIBLE_RATE = 1e-4
 """Share of a region's highest dose rate below which its curve counts as zero."""
 
@@ -64,6 +67,14 @@ def tissues(policy: Sequence[Limit] = ()) -> dict[str, Tissue]:
                 eud_a=None if kept is None else kept.eud_a,
             )
     return found
+
+
+def for_ligand(known: Mapping[str, Tissue], ligand: str) -> Mapping[str, Tissue]:
+    """The same tissues; the packaged response of lesions, found in prostate cancer, is assumed for any other tumour."""
+    lesions = tissues()["lesions"]
+    if known.get("lesions") != lesions or (ligand in ligands() and receptor_of(ligand) == LESIONS_MEASURED_WITH):
+        return known
+    return {**known, "lesions": replace(lesions, status="assumed", source=f"taken over from another tumour: {lesions.source}")}
 
 
 def organ_groups(regions: Sequence[Region]) -> dict[str, tuple[str, ...]]:

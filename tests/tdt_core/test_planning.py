@@ -10,7 +10,7 @@ from tdt_core.errors import ModelError, PlanningError
 from tdt_core.planning import OrganOutlook, limits, objections, products, propose, read_rows
 from tdt_core.planning.diagnostics import beyond_the_ledger
 from tdt_core.planning.ledger import LedgerRow, latest, ledger_of, opening_balance
-from tdt_core.planning.outlook import Tissue, bed_map, responses, tissues
+from tdt_core.planning.outlook import Tissue, bed_map, for_ligand, responses, tissues
 from tdt_core.radiobiology import bed
 from tdt_core.twin import Administration, Limit, PriorTherapy, Product, Region
 
@@ -168,6 +168,19 @@ def test_a_bed_limit_brings_its_own_alpha_beta_and_no_alpha():
     limit = Limit("lesions", "BED", 100.0, 0.05, "test", "assumed", "test", alpha_beta_gy=3.0, repair_half_time_h=1.0)
     own = tissues([limit])["lesions"]
     assert (own.alpha_beta_gy, own.alpha_per_gy, own.eud_a) == (3.0, None, packaged.eud_a)
+
+
+def test_the_response_of_prostate_metastases_is_assumed_for_other_tumours():
+    known = tissues()
+    assert for_ligand(known, "PSMA-617") is known
+    other = for_ligand(known, "DOTATATE")
+    assert (known["lesions"].status, other["lesions"].status) == ("literature", "assumed")
+    assert other["lesions"].alpha_beta_gy == known["lesions"].alpha_beta_gy
+    assert "another tumour" in other["lesions"].source
+    assert other["kidneys"] == known["kidneys"]
+    limit = Limit("lesions", "BED", 100.0, 0.05, "site", "literature", "site", alpha_beta_gy=3.0, repair_half_time_h=1.0)
+    own = tissues([limit])
+    assert for_ligand(own, "DOTATATE")["lesions"] == own["lesions"]
 
 
 def kidney_ledger(*prior: PriorTherapy):
