@@ -25,6 +25,8 @@ _HU_WINDOW = (-300.0, 500.0)
 """Values are clipped to it: metal and couch must not own the histogram."""
 _LEVELS = ((4, 2.0, 0.20, 4.0), (2, 1.0, 0.10, 2.0), (1, 0.0, 0.05, 0.8))
 """Shrink factor, smoothing (voxels), sampled share, first step (mm) of each level."""
+FEWEST_VOXELS = 8
+"""Along each axis: images are smoothed and shrunk before they are compared."""
 _MARGIN_MM = 12.0
 """Voxels that map closer than this to the end of the moving field of view are not sampled."""
 
@@ -54,8 +56,17 @@ def register(
     Raises
     ------
     GeometryError
-        `registration.failed` when the outlines do not overlap afterwards or the shift is beyond any bed time.
+        `geometry.too_few_voxels` for fewer than `FEWEST_VOXELS` along an axis; `registration.failed` when the outlines do not
+        overlap afterwards or the shift is beyond any bed time.
     """
+    for volume in (fixed, moving):
+        if min(volume.array.shape) < FEWEST_VOXELS:
+            raise GeometryError(
+                f"a CT of {' x '.join(str(n) for n in volume.array.shape)} voxels",
+                expected=f"at least {FEWEST_VOXELS} along every axis, to register it with another bed time",
+                remedy="send the whole CT series",
+                kind="geometry.too_few_voxels",
+            )
     fixed_body = body_outline(fixed) if fixed_body is None else fixed_body
     moving_body = body_outline(moving) if moving_body is None else moving_body
     centre = _centre(fixed, fixed_body)

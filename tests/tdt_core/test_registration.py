@@ -68,3 +68,11 @@ def test_a_ct_of_something_else_is_refused() -> None:
     with pytest.raises(GeometryError) as e:
         register(FIXED, Volume(ball, FIXED.affine, "HU", "B"))
     assert e.value.kind == "registration.failed"
+
+
+def test_a_ct_of_a_few_slices_is_refused_before_it_is_registered() -> None:
+    few = Volume(FIXED.array[:5], FIXED.affine, "HU", "B")
+    for fixed, moving in ((FIXED, few), (few, FIXED)):
+        with pytest.raises(GeometryError, match="at least 8 along every axis") as caught:
+            register(fixed, moving)
+        assert caught.value.kind == "geometry.too_few_voxels"
