@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,17 @@ import numpy as np
 from flows import assemble, conclude, progress, steps
 from flows.plan import CyclePlan, decision_of, plan_chain
 from flows.site import Site
-from storage.cycles import digests_by_cycle, get_cycle, put_cycles
+from storage.cycles import digests_by_cycle
+from storage.deliveries import Pool, content_of, pool_of, put_bundles, record_delivery
 from storage.identity import science_digest
-from storage.intake import CycleIntake, Intake, read_inbox
-from storage.twins import now
+from storage.intake import read_inbox
+from storage.pool import waiting
+from storage.twins import StateInfo, now
 from storage.vault import Vault
 from tdt_core.codec import from_plain
-from tdt_core.errors import StoreError, TwinError
-from tdt_core.planning.ledger import latest
+from tdt_core.errors import InputError, StoreError, TwinError
 from tdt_core.planning.outlook import tissues
-from tdt_core.twin import Limit
+from tdt_core.twin import Decision, JsonDict, Limit
 
 Step = Callable[..., Any]
 Caller = Callable[[str, Step, Site, CyclePlan], None]
@@ -43,63 +44,48 @@ def call_directly(name: str, step: Step, site: Site, plan: CyclePlan) -> None:
 
 
 def take_in(site: Site, folder: Path) -> tuple[str, dict[int, str]]:
-    """Read a folder into the evidence store; returns the pseudonym and cycle number -> digest.
+    """Read a folder into the evidence store and the patient's pool; returns the pseudonym and cycle number -> digest.
 
-    Raises InputError when something is refused; the twin is unchanged then.
+    The folder may hold a part: what other deliveries told stays (`storage.pool`). Raises InputError when something is refused
+    or when no cycle can be assimilated; the twin is unchanged then.
     """
-    vault = Vault.open(site.settings.vault)
     intake = read_inbox(
         folder,
-        vault,
+        Vault.open(site.settings.vault),
         evidence=site.evidence,
         ct_calibration_file=site.settings.ct_calibration,
         quarantine_folder=site.settings.quarantine,
+        amends=True,
     )
-    return intake.pid, known_cycles(site, intake.pid) | put_cycles(
-        site.evidence, numbered(site, without_imageless_start(intake))
-    )
+    content = content_of(intake)
+    ready(pool_of(site.store, intake.pid, more=content))
+    record_delivery(site.store, content, time=now())
+    return intake.pid, pooled(site, intake.pid)
 
 
-def without_imageless_start(intake: Intake) -> Intake:
-    """What was measured before the first therapy without any imaging (laboratory values) joins the first therapy cycle."""
-    first, *rest = intake.cycles
-    if first.number != 0 or first.scans or first.administrations or not rest:
-        return intake
-    return dataclasses.replace(intake, cycles=(joined(rest[0], first), *rest[1:]))
+def pooled(site: Site, pid: str) -> dict[int, str]:
+    """Cycle number -> digest of the bundle of everything that stands for a patient, as far as it can be assimilated."""
+    return put_bundles(site.evidence, ready(pool_of(site.store, pid)))
 
 
-def numbered(site: Site, intake: Intake) -> Intake:
-    """Cycle numbers that go on from the therapies that the twin already knows, when the folder holds only later ones.
+def ready(known: Pool) -> dict[int, JsonDict]:
+    """Bundles of the cycles that can be assimilated; the first that lacks scans or regions, and later ones, wait.
 
-    What such a folder holds from before its first therapy (laboratory values) joins the cycle that the twin knows.
+    Raises InputError `input.cycle` when none is left.
     """
-    known = {info.cycle: site.store.load(info.id) for info in site.store.log(intake.pid)}
-    earlier = {a.time_h for s in known.values() for a in s.evidence.administrations if a.intent == "therapy"}
-    here = {a.time_h for cycle in intake.cycles for a in cycle.administrations if a.intent == "therapy"}
-    offset = len({t for t in earlier if here and t < min(here) - 1e-6})
-    if not offset:
-        return intake
-    cycles = []
-    for cycle in intake.cycles:
-        moved = dataclasses.replace(cycle, number=cycle.number + offset)
-        if cycle.number == 0:
-            moved = joined(get_cycle(site.evidence, known[offset].summary["cycle_bundle"])[2], moved)
-        cycles.append(moved)
-    return dataclasses.replace(intake, cycles=tuple(cycles))
-
-
-def joined(known: CycleIntake, late: CycleIntake) -> CycleIntake:
-    """A cycle with laboratory values, samples and earlier therapies that stood elsewhere; what has the same key is replaced."""
-    samples = {(x.kind, x.time_h, x.calibration_id): x for x in (*known.samples, *late.samples)}
-    labs = {(x.record, x.analyte, x.time_h): x for x in (*known.labs, *late.labs)}
-    return dataclasses.replace(
-        known,
-        labs=tuple(sorted(labs.values(), key=lambda x: (x.time_h, x.analyte, x.record))),
-        digests=tuple(sorted({*known.digests, *late.digests})),
-        findings=(*known.findings, *late.findings),
-        prior_therapies=latest(known.prior_therapies, late.prior_therapies),
-        samples=tuple(sorted(samples.values(), key=lambda x: (x.time_h, x.kind))),
-    )
+    cycles = known.cycles()
+    late = waiting(cycles)
+    if len(late) == len(cycles):
+        number, lacks = next(iter(late.items()))
+        raise InputError(
+            f"cycle {number} lacks {lacks}",
+            expected="at least one quantitative scan with its CT and a segmentation",
+            remedy="send what is missing; what came before stays known",
+            kind="input.cycle",
+        )
+    for number, lacks in late.items():
+        progress.note(f"cycle {number} waits for {lacks}")
+    return {k: v for k, v in cycles.items() if k not in late}
 
 
 def known_cycles(site: Site, pid: str) -> dict[int, str]:
@@ -125,16 +111,15 @@ def bring_up_to_date(
     site.store.recover()
     chain = list(site.store.log(pid))
     head = site.store.head(pid)
-    digests = digests_by_cycle(site.evidence, dict(bundles))
+    digests = comparable(site, chain, digests_by_cycle(site.evidence, dict(bundles)))
     first = min(bundles) if refit_reason else site.store.first_new_cycle(pid, digests)
     new: list[str] = []
     if first is not None:
         parent = next((info.id for info in chain if info.cycle == max((c for c in bundles if c < first), default=-1)), None)
-        plans = plan_chain(site, bundles, first, parent)
-        for plan in plans:
-            decision = decision_of(plan)
-            if decision is not None and site.store.decision(decision.state) is None:
-                site.store.decide(decision, time=now())
+        if not any(c >= first for c in bundles) and head is not None and parent is not None:
+            site.store.retreat(pid, parent, expected_head=head, time=now())
+        for plan in plan_chain(site, bundles, first, parent):
+            keep_decision(site, decision_of(plan))
             if not site.store.has(plan.state_id):
                 new.append(plan.state_id)
             try:
@@ -151,6 +136,24 @@ def bring_up_to_date(
         "new": new,
         "proposal": None if newest is None or newest.proposal is None else newest.proposal.activity_mbq,
     }
+
+
+def keep_decision(site: Site, decision: Decision | None) -> None:
+    """Record the decision that led to a cycle, where the store does not hold it; what no person told is corrected."""
+    if decision is None:
+        return
+    standing = site.store.decision_record(decision.state)
+    if standing is None:
+        site.store.decide(decision, time=now())
+    elif standing.decision != decision:
+        why = "what was given, or what had been decided, is told otherwise since"
+        site.store.decide(decision, time=now(), replaces=standing.id, replace_reason=why)
+
+
+def comparable(site: Site, chain: Sequence[StateInfo], digests: Mapping[int, tuple[str, ...]]) -> Mapping[int, tuple[str, ...]]:
+    """Digests by cycle without the patient's record where the state was made before that counted as evidence."""
+    before = {i.cycle for i in chain if not any(site.evidence.kind(d) == "patient" for d in i.cycle_evidence)}
+    return {k: tuple(d for d in found if k not in before or site.evidence.kind(d) != "patient") for k, found in digests.items()}
 
 
 def make_state(site: Site, plan: CyclePlan, call: Caller, head: str | None, refit_reason: str = "") -> None:

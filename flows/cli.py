@@ -14,7 +14,18 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import cli_data, cli_design, cli_dose, cli_identify, cli_ladder, cli_population, cli_simulate, cli_site, cli_twin
+from flows import (
+    cli_data,
+    cli_design,
+    cli_dose,
+    cli_evidence,
+    cli_identify,
+    cli_ladder,
+    cli_population,
+    cli_simulate,
+    cli_site,
+    cli_twin,
+)
 from flows.cli_common import EXIT_REFUSED
 from tdt_core.errors import ConflictError, InputError, TwinError
 
@@ -62,6 +73,7 @@ cli_identify.register(app)
 cli_ladder.register(app)
 cli_design.register(app)
 cli_population.register(app)
+cli_evidence.register(app)
 cli_site.register(app)
 
 

@@ -94,6 +94,8 @@ def run(
         return
     say(BANNER)
     _print_outcome(told)
+    for number, lacks in told["waiting"].items():
+        say(f"cycle {number} waits for {lacks}")
     if not told["new"]:
         say("nothing new: this evidence is assimilated already")
     if told["decision"] is None:

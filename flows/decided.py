@@ -8,6 +8,7 @@ from storage.intake_types import CycleIntake
 from storage.twins import TwinStore
 from tdt_core.twin import Decision, TwinState
 
+CARRIED = " before the chain was derived again: "
 DEVIATION = 0.05
 """Relative difference between given and decided activity that is worth a finding."""
 
@@ -16,8 +17,10 @@ def decision_before(store: TwinStore, pid: str, parent: str | None, cycle: Cycle
     """The decision on the parent's proposal that led to this cycle."""
     if parent is None:
         return None
-    if store.has(parent) and (standing := store.decision(parent)) is not None:
+    standing = store.decision(parent) if store.has(parent) else None
+    if standing is not None and _of_a_person(standing):
         return standing
+    # what was recorded without a person is told again from today's evidence: what was given may have been corrected since
     earlier = persons_decision(store, pid, cycle.number)
     return retrospective(parent, cycle) if earlier is None else carried_over(earlier, parent)
 
@@ -26,16 +29,21 @@ def persons_decision(store: TwinStore, pid: str, number: int) -> Decision | None
     """What a person last decided for cycle `number`, also on a state that new evidence has superseded since."""
     for record in reversed(store.decisions(pid)):
         decision = record.decision
-        led_here = decision.kind != "retrospective" and store.info(decision.state).cycle == number - 1
+        led_here = _of_a_person(decision) and store.info(decision.state).cycle == number - 1
         if led_here and store.decision(decision.state) == decision:
             return decision
     return None
 
 
+def _of_a_person(decision: Decision) -> bool:
+    """Whether a person made the decision on that very state, and not this module from an earlier one or from what was given."""
+    return decision.kind != "retrospective" and CARRIED not in decision.reason
+
+
 def carried_over(decision: Decision, parent: str) -> Decision:
     """A person's decision beside a state that is derived again: no signature on the new proposal, but what was decided."""
     who = f"{decision.signed_by} ({decision.role})" + (", scripted" if decision.scripted else "")
-    reason = f"{decision.kind} by {who} before the chain was derived again: {decision.reason}"
+    reason = f"{decision.kind} by {who}{CARRIED}{decision.reason}"
     if decision.kind == "refused":
         return dataclasses.replace(decision, state=parent, reason=reason)
     return Decision(parent, "retrospective", decision.activity_mbq, "", "", reason)

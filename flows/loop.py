@@ -52,6 +52,15 @@ def take_in_patient(folder: str, home: str | None = None) -> dict[str, Any]:
     return outcome
 
 
+def finish(site: Site, new: list[str]) -> None:
+    """Reports, exports and index of states that were made without a flow (`tdt retract`)."""
+    for state_id in with_parents(site, new):
+        with progress.step(f"report and exports of {state_id[:12]}"):
+            derived.make(site, state_id)
+    for failure in catch_up(site.store, site.settings.mlflow_uri or None).failures:
+        progress.note(f"the index could not be brought up to date: {failure}")
+
+
 def with_parents(site: Site, states: list[str]) -> list[str]:
     """States and their parents, whose decision may have been recorded with them."""
     found: list[str] = []

@@ -2,12 +2,13 @@
 
 `administrations.json`, schema 1:
 
-    {"schema": 1,
+    {"schema": 1, "issued" (optional),
      "patient": {"id", "issuer" (optional), "sex", "birth_date", "height_cm", "weight_kg", "haematocrit"},
      "administrations": [{"product", "ligand", "nuclide", "intent", "activity", "activity_unit", "calibration_time",
         "start_time", "duration_min", "residual", "residual_unit", "residual_time", "amount", "amount_unit", "route"}]}
 
-`amount` with its unit may be absent; everything else must be there. Activities are decayed from their time of calibration to
+`amount` with its unit and `issued` (when the sender made this record, which orders versions) may be absent; everything else
+must be there. Activities are decayed from their time of calibration to
 the start of the administration. Nothing is assumed: a residual that was measured to be nothing is written as 0.
 """
 
@@ -16,8 +17,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -60,6 +61,7 @@ class PatientRecord:
     height_cm: float
     weight_kg: float
     haematocrit: float | None
+    issued: datetime | None = None
 
     def __repr__(self) -> str:
         return "PatientRecord(...)"
@@ -113,7 +115,7 @@ def read_administrations(path: Path, half_life: HalfLife = half_life_h) -> tuple
     data = read_json(path)
     if not isinstance(data, dict) or data.get("schema") != SCHEMA or not isinstance(data.get("administrations"), list):
         raise _format("an administration record of another form", f'{{"schema": {SCHEMA}, "patient": ..., ...}}')
-    patient = _patient(data.get("patient"))
+    patient = replace(_patient(data.get("patient")), issued=_issued(data.get("issued")))
     given = sorted((_given(n, row, half_life) for n, row in enumerate(data["administrations"], start=1)), key=lambda g: g.start)
     therapies = [g.start for g in given if g.intent == "therapy"]
     if not therapies:
@@ -151,6 +153,21 @@ def schedule(given: Sequence[Given], origin: datetime) -> Schedule:
         )
         for g in given
     )
+
+
+def _issued(text: Any) -> datetime | None:
+    """When the record was made. A time to come is refused: nothing could ever correct such a record."""
+    if text is None:
+        return None
+    issued = parse_iso(text, "issued of the administration record")
+    if issued > datetime.now(UTC) + timedelta(hours=1):
+        raise TimeError(
+            "an administration record issued in the future",
+            expected="when the record was made",
+            remedy="correct `issued`, or leave it out",
+            kind="administration.issued",
+        )
+    return issued
 
 
 def _patient(row: Any) -> PatientRecord:

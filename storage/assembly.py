@@ -32,8 +32,14 @@ ACTIVITY_FACTOR = 2.0
 Labels = tuple[LabelVolume, list[str]]
 
 
-def cycles_of(material: Material, origin: datetime, vault: Vault, collector: Collector) -> list[CycleIntake]:
-    """All cycles in order; every broken rule becomes a refused line of the collector. `origin` is in the site's zone."""
+def cycles_of(
+    material: Material, origin: datetime, vault: Vault, collector: Collector, *, known: bool = False
+) -> list[CycleIntake]:
+    """All cycles in order; every broken rule becomes a refused line of the collector. `origin` is in the site's zone.
+
+    known : whether something of this patient was taken in before. What a cycle lacks here may then stand elsewhere: that is
+    judged over all deliveries (`storage.pool`).
+    """
     therapies = [g.start for g in material.given if g.intent == "therapy"]
     emission = [f for f in material.images if f.image.modality != "CT"]
     for f in emission:
@@ -48,7 +54,7 @@ def cycles_of(material: Material, origin: datetime, vault: Vault, collector: Col
     for k in range(len(therapies) + 1):
         scans = sorted((f for f in emission if number[id(f)] == k), key=lambda f: (f.image.time_of_values, f.image.series_uid))
         with collector.item(f"cycle {k}", [p for f in scans for p in f.paths[:1]]):
-            cycle = _assemble(k, material, scans, cts, labels, therapies, origin, vault)
+            cycle = _assemble(k, material, scans, cts, labels, therapies, origin, vault, known)
             if cycle is not None:
                 cycles.append(cycle)
     return cycles
@@ -209,6 +215,7 @@ def _assemble(
     therapies: Sequence[datetime],
     origin: datetime,
     vault: Vault,
+    known: bool,
 ) -> CycleIntake | None:
     """One cycle; None for a cycle 0 that brought nothing."""
     given = [g for g in material.given if _cycle(therapies, g.start) == k]
@@ -218,7 +225,8 @@ def _assemble(
     if k == 0 and not (given or lines or found or earlier or drawn):
         return None
     frames = [f.image.frame_of_reference for f in found]
-    findings = [remark for f in (*found, *(cts[frame] for frame in dict.fromkeys(frames))) for remark in f.image.findings]
+    images = (*found, *(cts[frame] for frame in dict.fromkeys(frames)))
+    findings = [remark for f in images for remark in f.image.findings]
     volume, labels_for = None, ""
     with_labels = list(dict.fromkeys(frame for frame in frames if frame in labels))
     if with_labels:
@@ -227,25 +235,30 @@ def _assemble(
         findings += remarks
         if len(with_labels) > 1:
             findings.append(f"{len(with_labels)} scans of the cycle have regions; those of the first are used")
-    elif found and k > 0:
+    elif found and k > 0 and not known:
         raise InputError(
             f"cycle {k} has {len(found)} scans and no regions",
             expected="a SEG, RTSTRUCT or NIfTI label map on the images of one of its scans",
             remedy="segment one time point of the cycle and export it",
             kind="labels.missing",
         )
-    elif found:
+    elif found and k == 0:
         findings.append("the scans before therapy have no regions and cannot be used")
     if not found and k > 0:
         findings.append(f"cycle {k} has no scans")
+    elif k > 0 and not with_labels:
+        findings.append(f"the scans of cycle {k} have no regions in this folder")
     scans = tuple(_scan(f.image, origin, vault) for f in found)
     ct_scans = {vault.uid(frame): _scan(cts[frame].image, origin, vault) for frame in sorted(set(frames))}
     administrations, labs = schedule(given, origin), results(lines, origin, lambda r: vault.token("lab", r))
+    remarks_of = {s.id: f.image.findings for s, f in zip(scans, found, strict=True) if f.image.findings}
+    remarks_of |= {s.id: cts[frame].image.findings for frame, s in zip(sorted(set(frames)), ct_scans.values(), strict=True)}
+    remarks_of |= {digest_labels(v): tuple(told) for v, told in (labels[frame] for frame in with_labels)}
     digests = {s.id for s in (*scans, *ct_scans.values())}
     digests |= {digest_json("administrations", administrations)} if administrations else set()
     digests |= {digest_json("labs", labs)} if labs else set()
     prior = prior_therapy.on_axis(earlier, origin)
-    counted = samples.on_axis(drawn, administrations, origin)
+    counted = () if known else samples.on_axis(drawn, administrations, origin)  # a meter's first reading may be known
     digests |= {digest_json("prior_therapies", prior)} if prior else set()
     digests |= {digest_json("samples", counted)} if counted else set()
     digests |= {digest_labels(volume)} if volume is not None else set()
@@ -261,6 +274,8 @@ def _assemble(
         findings=tuple(dict.fromkeys(findings)),
         prior_therapies=prior,
         samples=counted,
+        remarks=remarks_of,
+        further_labels=tuple(labels[frame][0] for frame in with_labels[1:]),
     )
 
 

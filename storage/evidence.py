@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,11 @@ class EvidenceStore:
     def get_json(self, digest: str, kind: str | None = None) -> Any:
         """The plain data of that digest; with `kind`, an item of another kind is a StoreError."""
         return self._get(digest, kind)[0]
+
+    def about(self, digest: str) -> Mapping[str, Any]:
+        """What the item says beside its array, which is not read."""
+        content: Mapping[str, Any] = self._meta(digest)["content"]
+        return content
 
     def kind(self, digest: str) -> str:
         """What the item is: `scan`, `labels` or the kind given to `put_json`."""

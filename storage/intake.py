@@ -20,6 +20,7 @@ from storage.intake_types import CycleIntake, Intake
 from storage.quality import QualityReport, RefusedInbox, item_of
 from storage.quarantine import quarantine
 from storage.reading import Collector, Material, read_material
+from storage.samples import in_hours
 from storage.vault import Vault, VaultEntry
 from tdt_core.errors import InputError
 
@@ -45,6 +46,7 @@ def read_inbox(
     calibration_file: Path | None = None,
     ct_calibration_file: Path | None = None,
     quarantine_folder: Path | None = None,
+    amends: bool = False,
 ) -> Intake:
     """Take in one patient's folder.
 
@@ -55,13 +57,14 @@ def read_inbox(
     evidence : where scans, labels, administrations and labs are put; None keeps them in memory.
     calibration_file, ct_calibration_file : used in place of the folder's `calibration.json` and `ct_calibration.csv`.
     quarantine_folder : where copies of refused and left-out items go with their reason; None makes none.
+    amends : the folder may hold a part of what a known patient's cycles rest on (`storage.pool` puts the parts together).
 
     Raises
     ------
     RefusedInbox
         Its `kind` is that of the first refusal, its `report` holds all. Nothing is written to vault or evidence then.
     """
-    taken = _take(Path(folder), vault, calibration_file, ct_calibration_file)
+    taken = _take(Path(folder), vault, calibration_file, ct_calibration_file, amends)
     if quarantine_folder is not None:
         for item in taken.report.items:
             if item.verdict in ("left_out", "refused"):
@@ -88,10 +91,10 @@ def check(
     ----------
     vault : to know the patient's origin of time; None looks with a key that is thrown away.
     """
-    return _take(Path(folder), vault or Vault.in_memory(), calibration_file, ct_calibration_file).report
+    return _take(Path(folder), vault or Vault.in_memory(), calibration_file, ct_calibration_file, amends=True).report
 
 
-def _take(folder: Path, vault: Vault, calibration_file: Path | None, ct_calibration_file: Path | None) -> _Taken:
+def _take(folder: Path, vault: Vault, calibration_file: Path | None, ct_calibration_file: Path | None, amends: bool) -> _Taken:
     if not folder.is_dir():
         raise InputError(
             "there is no such folder", remedy="name the folder that holds the patient's files", kind="input.folder"
@@ -99,7 +102,9 @@ def _take(folder: Path, vault: Vault, calibration_file: Path | None, ct_calibrat
     files = sort_folder(folder.resolve())
     collector = Collector(list(files.items), list(files.findings))
     material = read_material(files, vault, calibration_file, ct_calibration_file, collector)
-    _check_complete(files, collector)
+    record = material.record
+    known = amends and record is not None and vault.entry(vault.pid(material.authority, record.patient_id)) is not None
+    _check_complete(files, collector, known)
     cycles: Sequence[CycleIntake] = ()
     intake, entry = None, None
     if material.record is not None and not any(i.kind.startswith("identity") for i in collector.items):
@@ -107,8 +112,17 @@ def _take(folder: Path, vault: Vault, calibration_file: Path | None, ct_calibrat
         with collector.item("patient"):
             entry = _entry(pid, material, vault)
             patient = material.record.patient(pid, entry.origin.astimezone(entry.zone))
-            cycles = cycles_of(material, entry.origin.astimezone(entry.zone), vault, collector)
-            intake = Intake(pid, patient, tuple(cycles))
+            origin = entry.origin.astimezone(entry.zone)
+            cycles = cycles_of(material, origin, vault, collector, known=known)
+            intake = Intake(
+                pid,
+                patient,
+                tuple(cycles),
+                issued=material.record.issued,
+                withdrawn_labs=tuple(sorted(vault.token("lab", r) for r in material.withdrawn_labs)),
+                lines=in_hours(material.samples, origin),
+                midnight_h=(origin - origin.replace(hour=0, minute=0, second=0, microsecond=0)).total_seconds() / 3600,
+            )
     report = QualityReport(tuple(collector.items), tuple(dict.fromkeys(collector.findings)) + _remarks(cycles))
     return _Taken(report, intake if report.ok else None, entry if report.ok else None)
 
@@ -117,8 +131,8 @@ def _remarks(cycles: Sequence[CycleIntake]) -> tuple[str, ...]:
     return tuple(f"cycle {c.number}: {remark}" for c in cycles for remark in c.findings)
 
 
-def _check_complete(files: Sorted, collector: Collector) -> None:
-    """Projections without a reconstruction, and a folder without any scan, are refused."""
+def _check_complete(files: Sorted, collector: Collector, known: bool) -> None:
+    """Projections without a reconstruction, and a folder without any scan of a patient who is not known yet, are refused."""
     reconstructed = {s.study_uid for s in files.series if s.kind in ("NM", "PT")}
     for _ in sorted(files.projections - reconstructed):
         error = InputError(
@@ -130,11 +144,11 @@ def _check_complete(files: Sorted, collector: Collector) -> None:
         paths = [p for i in files.items if i.kind == "dicom.projections" for p in i.paths]
         collector.items.append(item_of("SPECT", error, paths))
     emission = [s for s in files.series if s.kind in ("NM", "PT")]
-    if not emission and not files.projections:
+    if not emission and not files.projections and not known:
         error = InputError(
             "no SPECT or PET in the folder",
             expected="at least one quantitative scan",
-            remedy="send the scans; a record and laboratory values alone make no cycle",
+            remedy="send the scans; a record and laboratory values alone are taken in of a known patient only",
             kind="scan.missing",
         )
         collector.items.append(item_of("scans", error))
@@ -146,10 +160,10 @@ def _entry(pid: str, material: Material, vault: Vault) -> VaultEntry:
     known = vault.entry(pid)
     origin = first.astimezone(UTC) if known is None else known.origin
     _check_history(first, origin)
-    offset = first.utcoffset() or timedelta(0)
+    offset_min = int((first.utcoffset() or timedelta(0)).total_seconds() // 60) if known is None else known.offset_min
     originals = {u for f in material.images for u in (f.image.frame_of_reference, f.image.study_uid, f.image.series_uid)}
     uids = {vault.uid(u): u for u in sorted(originals)}
-    return VaultEntry(pid, vault.key_id, material.identity, origin, int(offset.total_seconds() // 60), uids)
+    return VaultEntry(pid, vault.key_id, material.identity, origin, offset_min, uids)
 
 
 def _check_history(first: datetime, origin: datetime) -> None:
@@ -167,8 +181,8 @@ def _check_history(first: datetime, origin: datetime) -> None:
 def _put(cycle: CycleIntake, evidence: EvidenceStore) -> None:
     for scan in (*cycle.scans, *cycle.cts.values()):
         evidence.put_scan(scan)
-    if cycle.labels is not None:
-        evidence.put_labels(cycle.labels)
+    for labels in (*(() if cycle.labels is None else (cycle.labels,)), *cycle.further_labels):
+        evidence.put_labels(labels)
     if cycle.administrations:
         evidence.put_json("administrations", cycle.administrations)
     if cycle.labs:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 
+from storage.samples import HourLine
 from tdt_core.imaging.volume import LabelVolume, Scan
 from tdt_core.twin import LabResult, Patient, PriorTherapy, Sample, Schedule
 
@@ -26,6 +28,8 @@ class CycleIntake:
     findings : data-quality remarks in words that did not lead to a refusal.
     prior_therapies : therapies outside this system that ended in this cycle, in order of time.
     samples : activity measured without an image in this cycle, in order of time.
+    remarks : those of the findings that belong to one scan, CT or label volume, by its digest.
+    further_labels : regions on later scans of the cycle; `labels` are those of the first.
     """
 
     number: int
@@ -39,13 +43,27 @@ class CycleIntake:
     findings: tuple[str, ...] = ()
     prior_therapies: tuple[PriorTherapy, ...] = ()
     samples: tuple[Sample, ...] = ()
+    remarks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    further_labels: tuple[LabelVolume, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
 class Intake:
-    """All cycles of one patient, as one inbox folder tells them."""
+    """All cycles of one patient, as one inbox folder tells them.
+
+    Attributes
+    ----------
+    issued : when the sender made the record, if it says so.
+    withdrawn_labs : record numbers (pseudonymised) of results entered in error, in whichever delivery they came.
+    lines : the samples as they were measured, on the patient's time axis.
+    midnight_h : hours from midnight to hour 0, at the site: earlier therapies are known to the day.
+    """
 
     pid: str
     patient: Patient
     cycles: tuple[CycleIntake, ...]
     findings: tuple[str, ...] = ()
+    issued: datetime | None = None
+    withdrawn_labs: tuple[str, ...] = ()
+    lines: tuple[HourLine, ...] = ()
+    midnight_h: float = 0.0

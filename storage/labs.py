@@ -269,8 +269,15 @@ def _counted(words: Sequence[str]) -> list[str]:
     return [w if words.count(w) == 1 else f"{words.count(w)} times: {w}" for w in sorted(set(words))]
 
 
-def merged(lines: Sequence[Line]) -> tuple[list[Line], list[str]]:
+def withdrawn(lines: Sequence[Line]) -> tuple[str, ...]:
+    """Record numbers of results that were entered in error, sorted; also those whose result came in another delivery."""
+    return tuple(sorted({x.record for x in lines if x.status == "entered-in-error"}))
+
+
+def merged(lines: Sequence[Line], rank: Callable[[str], str] = str) -> tuple[list[Line], list[str]]:
     """What holds after corrections and retractions, in order of time, and remarks. The order of `lines` plays no part.
+
+    rank : orders record numbers; of one result under two of them the lower one is kept.
 
     Raises
     ------
@@ -290,7 +297,7 @@ def merged(lines: Sequence[Line]) -> tuple[list[Line], list[str]]:
         if last.status != "final":
             findings.append(f"a result of {last.analyte} was {last.status}")
         standing.append(last)
-    return _once(standing), _counted(findings)
+    return _once(standing, rank), _counted(findings)
 
 
 def _last(versions: Sequence[Line]) -> Line:
@@ -310,10 +317,10 @@ def _same(a: Line, b: Line) -> bool:
     return close and (a.analyte, a.at, a.comparator) == (b.analyte, b.at, b.comparator)
 
 
-def _once(standing: Sequence[Line]) -> list[Line]:
+def _once(standing: Sequence[Line], rank: Callable[[str], str]) -> list[Line]:
     """Results in order of time; the same result under two record numbers (FHIR and CSV) counts once."""
     kept: dict[tuple[str, datetime], Line] = {}
-    for line in sorted(standing, key=lambda v: v.record):
+    for line in sorted(standing, key=lambda v: rank(v.record)):
         key = (line.analyte, cast(datetime, line.at))
         if key not in kept:
             kept[key] = line

@@ -21,7 +21,7 @@ from storage.dicom.nm import read_nm
 from storage.dicom.parse import items, open_file, text
 from storage.dicom.rtstruct import read_rtstruct
 from storage.dicom.seg import read_seg
-from storage.labs import Line, merged, read_lab_csv, read_lab_fhir
+from storage.labs import Line, merged, read_lab_csv, read_lab_fhir, withdrawn
 from storage.masks import Grid, Mask
 from storage.nifti_regions import read_label_map, read_sidecar
 from storage.prior_therapy import NAME, PriorLine, read_prior_therapy
@@ -100,6 +100,7 @@ class Material:
     labs: tuple[Line, ...]
     prior: tuple[PriorLine, ...]
     samples: tuple[SampleLine, ...]
+    withdrawn_labs: tuple[str, ...] = ()
 
 
 def read_material(
@@ -123,18 +124,19 @@ def read_material(
     masks = _masks(files.series, grids, vault, collector)
     masks += _label_maps(files.label_maps, grids, record, vault, collector)
     labs: tuple[Line, ...] = ()
+    errors: tuple[str, ...] = ()
     prior: tuple[PriorLine, ...] = ()
     samples: tuple[SampleLine, ...] = ()
     if record is not None:
         pid = vault.pid(authority, record.patient_id)
-        labs = _labs(files.tables, record, pid, collector)
+        labs, errors = _labs(files.tables, record, pid, vault, collector)
         if NAME in files.tables:
             with collector.item("earlier therapies", [files.tables[NAME]]):
                 prior = read_prior_therapy(files.tables[NAME], (record.patient_id, pid), record.birth_date)
         if SAMPLES in files.tables:
             with collector.item("samples", [files.tables[SAMPLES]]):
                 samples = read_samples(files.tables[SAMPLES], (record.patient_id, pid))
-    return Material(record, given, authority, identity, images, masks, labs, prior, samples)
+    return Material(record, given, authority, identity, images, masks, labs, prior, samples, errors)
 
 
 def _record(files: Sorted, collector: Collector) -> tuple[PatientRecord | None, tuple[Given, ...]]:
@@ -294,7 +296,10 @@ def _label_maps(
     return tuple(found)
 
 
-def _labs(tables: dict[str, Path], record: PatientRecord, pid: str, collector: Collector) -> tuple[Line, ...]:
+def _labs(
+    tables: dict[str, Path], record: PatientRecord, pid: str, vault: Vault, collector: Collector
+) -> tuple[tuple[Line, ...], tuple[str, ...]]:
+    """Results that hold, and record numbers that were entered in error."""
     subjects, lines, paths = (record.patient_id, pid), [], []
     for name, reader in (("labs.csv", read_lab_csv), ("labs.fhir.json", read_lab_fhir)):
         if name in tables:
@@ -306,9 +311,9 @@ def _labs(tables: dict[str, Path], record: PatientRecord, pid: str, collector: C
     standing: list[Line] = []
     if lines:
         with collector.item("laboratory results together", paths):
-            standing, remarks = merged(lines)
+            standing, remarks = merged(lines, lambda record: vault.token("lab", record))
             collector.findings += remarks
-    return tuple(standing)
+    return tuple(standing), withdrawn(lines)
 
 
 def _name(s: SeriesFiles, vault: Vault, files: int) -> str:

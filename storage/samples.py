@@ -178,20 +178,65 @@ def _number(n: int, kind: str, found: str, column: str, above: float, most: floa
     return value
 
 
-def on_axis(lines: Sequence[SampleLine], given: Schedule, origin: datetime) -> tuple[Sample, ...]:
-    """Rows on the patient's time axis, readings of a dose-rate meter as activity.
+@dataclass(frozen=True)
+class HourLine:
+    """A row on the patient's time axis, before a dose rate is made an activity: that needs what was given, which may change."""
 
-    Raises InputError `sample.time` before any administration of the nuclide, `sample.first_reading`.
-    """
+    kind: SampleKind
+    start_h: float
+    end_h: float | None
+    value: float
+    below: bool
+    nuclide: str
+    relative_sd: float
+    counter: str
+    counter_sd: float
+    rate: bool
+
+    @property
+    def order(self) -> tuple[float, str, str]:
+        """Sorts rows as `read_samples` does."""
+        return (self.start_h, self.kind, self.counter)
+
+
+def in_hours(lines: Sequence[SampleLine], origin: datetime) -> tuple[HourLine, ...]:
+    """Rows on the patient's time axis."""
 
     def hours(at: datetime) -> float:
         return (at - origin).total_seconds() / 3600
 
+    return tuple(
+        HourLine(
+            kind=x.kind,
+            start_h=hours(x.start),
+            end_h=None if x.end is None else hours(x.end),
+            value=x.value,
+            below=x.below,
+            nuclide=x.nuclide,
+            relative_sd=x.relative_sd,
+            counter=x.counter,
+            counter_sd=x.counter_sd,
+            rate=x.rate,
+        )
+        for x in lines
+    )
+
+
+def on_axis(lines: Sequence[SampleLine], given: Schedule, origin: datetime) -> tuple[Sample, ...]:
+    """Rows on the patient's time axis, readings of a dose-rate meter as activity; raises as `scaled`."""
+    return scaled(in_hours(lines, origin), given)
+
+
+def scaled(lines: Sequence[HourLine], given: Schedule) -> tuple[Sample, ...]:
+    """Rows as samples, readings of a dose-rate meter as activity.
+
+    Raises InputError `sample.time` before any administration of the nuclide, `sample.first_reading`.
+    """
     scales: dict[tuple[str, str, float], tuple[float, float]] = {}
     out = []
     for i, x in enumerate(lines):
-        at, value, calibration_sd, meter = hours(x.start), x.value, x.counter_sd, x.counter
-        start, activity = _administered(x, given, hours(x.end or x.start))
+        at, value, calibration_sd, meter = x.start_h, x.value, x.counter_sd, x.counter
+        start, activity = _administered(x, given, x.start_h if x.end_h is None else x.end_h)
         if x.rate:
             key = (x.counter, x.nuclide, start)
             meter = f"{x.counter} after {start:g} h"
@@ -218,7 +263,7 @@ def on_axis(lines: Sequence[SampleLine], given: Schedule, origin: datetime) -> t
                 relative_sd=x.relative_sd,
                 calibration_sd=calibration_sd,
                 calibration_id=meter,
-                until_h=None if x.end is None else hours(x.end),
+                until_h=x.end_h,
                 below=x.below,
                 record=f"{NAME} {i + 1}",
             )
@@ -226,7 +271,7 @@ def on_axis(lines: Sequence[SampleLine], given: Schedule, origin: datetime) -> t
     return tuple(out)
 
 
-def _administered(x: SampleLine, given: Schedule, at: float) -> tuple[float, float]:
+def _administered(x: HourLine, given: Schedule, at: float) -> tuple[float, float]:
     """Start and net activity of the last administration of the nuclide before a sample; a first dose rate may be at its start.
 
     Without any administration in the folder's cycle only a dose rate is refused: others join a cycle that the twin knows.

@@ -153,6 +153,19 @@ class TwinStore(TwinReader):
             self._finish(pid)
         return record
 
+    def retreat(self, pid: str, state_id: str, *, expected_head: str, time: datetime) -> None:
+        """Make an ancestor HEAD again, because nothing holds any longer that the states after it rested on. They stay readable.
+
+        Raises ConflictError when HEAD moved meanwhile, StoreError `store.identity` for a state that is no ancestor of HEAD.
+        """
+        with disk_errors("moving HEAD back"), self._locked(pid):
+            self._require_head(pid, expected_head)
+            if state_id not in {i.id for i in self.log(pid)[1:]}:
+                raise StoreError(f"state {state_id[:12]} is no ancestor of HEAD", kind="store.identity")
+            known = utc_text(time)
+            self.audit.append("head", {"pid": pid, "state": state_id, "from": expected_head, "knowledge_time": known})
+            self._catch_up_head(pid)
+
     def record_failure(self, pid: str, cycle: int, error: Mapping[str, str], *, time: datetime) -> None:
         """Record an assimilation that gave no state; `error` as from `TwinError.as_dict`."""
         self.home.twin(pid)

@@ -31,7 +31,7 @@ def verify_store(store: TwinReader, pid: str | None = None) -> tuple[Problem, ..
     for one in pids:
         own = [e for e in events if e.get("pid") == one]
         problems += _twin_problems(store, one, own, trail_whole=broken is None)
-        used |= _evidence_of(store, one)
+        used |= _evidence_of(store, one) | {e["delivery"] for e in own if e["event"] == "delivery"}
     for digest in sorted(used if pid is not None else used | set(store.evidence.digests())):
         problems += _evidence_problems(store, digest)
     if pid is None:
