@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import inbox_builder as b
-from store_builder import make_state, maps, np
+import numpy as np
+from store_builder import make_state, maps, signed
 
 from flows import chain
 from flows.evidence import retract
@@ -50,7 +51,7 @@ LAB = {
 
 @dataclass(frozen=True)
 class Piece:
-    """One delivery. `scans`: name -> seed of its values; `regions`: scan -> names of regions; `records`: its administrations."""
+    """One delivery. `scans`: name -> seed of its values; `regions`: scan -> names of regions."""
 
     day: float
     scans: Mapping[str, int] = dataclasses.field(default_factory=dict)
@@ -233,9 +234,21 @@ def take(site: Site, folders: Mapping[str, Path], step: Step, call: Any = stand_
     return True
 
 
-def play(site: Site, folders: Mapping[str, Path], steps: Sequence[Step], call: Any = stand_in) -> list[tuple[datetime, list[str]]]:
-    """Do all steps; one that is refused is tried again after the next. Returns what was believed after each."""
+Believed = list[tuple[datetime, list[str]]]
+
+
+def play(
+    site: Site, folders: Mapping[str, Path], steps: Sequence[Step], call: Any = stand_in, *, sign_first: bool = False
+) -> Believed:
+    """Do all steps; one that is refused is tried again after the next. Returns what was believed after each.
+
+    sign_first : begin with the first piece, and let a person sign what it proposes.
+    """
     left, believed = list(steps), []
+    if sign_first:
+        left.remove(("deliver", BASE))
+        assert take(site, folders, ("deliver", BASE), call)
+        site.store.decide(signed(chain_of(site)[-1]), time=now())
     while left:
         done = next((s for s in left if take(site, folders, s, call)), None)
         assert done is not None, f"nothing of {left} can be taken in"
@@ -278,3 +291,41 @@ def shuffled(steps: Sequence[Step], rng: np.random.Generator) -> list[Step]:
                 if first > second:
                     order[first], order[second] = order[second], order[first]
     return order
+
+
+def clean(steps: Sequence[Step]) -> list[Piece]:
+    """What holds in the end, as a site would send it that never erred: one folder, and one for a complete second cycle."""
+    told = [n for what, n in steps if what == "deliver"]
+    back = {n for what, n in steps if what == "retract"} - {n for what, n in steps if what == "undo"}
+    holds = set(told) - back
+    newest = max(told, key=lambda n: PIECES[n].day)
+    first = {1: PIECES[newest].activity.get(1, 7400.0)}
+    single = [n for n in told if PIECES[n].therapies == 1]
+    again = "scan reconstructed again" in told or "regions drawn again" in told
+    labs = ["LAB-1 corrected" if "lab corrected" in told else "LAB-1"]
+    labs += [] if "lab entered in error" in told else ["LAB-2"]
+    samples = [blood(1, 150 if "sample corrected" in holds else 120), rate(0.25, 52)]
+    prior = {"earlier therapy": "liver,6,photon,2020-03-02", "earlier therapy corrected": "liver,7,photon,2020-03-02"}
+    one = Piece(
+        100,
+        {"t1": 7 if again else 0} | ({"t2": 1} if "late scan" in holds else {}),
+        {"t1": WITHOUT_LESION if "regions drawn again" in holds else ALL},
+        pet="pet before therapy" in told,
+        labs=[*labs, *(["LAB-3"] if "late lab" in holds else [])],
+        samples=[*samples, *(PIECES["late samples"].samples if "late samples" in told else ())],
+        prior=[row for name, row in prior.items() if name in holds][-1:],
+        activity=first,
+        weight_kg=PIECES[max(single, key=lambda n: PIECES[n].day)].weight_kg,
+    )
+    if "second cycle" not in told:
+        return [one]
+    two = Piece(
+        101,
+        {"t3": 2} | ({"t4": 3} if "late scan of the second cycle" in told else {}),
+        {"t3": ALL},
+        labs=["LAB-4"],
+        therapies=2,
+        activity={**first, 2: 7000.0 if "second activity corrected" in holds else 7400.0},
+        weight_kg=81.0,
+    )
+    return [one, two]

@@ -15,16 +15,14 @@ import pytest
 from loop_case import CANARY, fingerprint, new_site, only_cycle, write_patient
 
 from flows.bench.loop import forecast_scores
-from flows.chain import known_cycles, refit, replay, run_chain, without_imageless_start
+from flows.chain import known_cycles, refit, replay, run_chain
 from flows.cli import main
 from flows.plan import plan_chain
 from flows.report.sections import dose_engine
 from flows.site import Site, open_site
 from flows.truth import KINDS, errors, read_truth
-from storage.intake import CycleIntake, Intake
 from storage.kernel_cache import kernel_digest
 from tdt_core.errors import InputError, SettingsError, TwinError
-from tdt_core.twin import Patient, PriorTherapy
 
 HERE = Path(__file__).parent
 EVENTS = 10
@@ -257,16 +255,6 @@ def test_an_earlier_therapy_opens_the_ledger_and_without_its_bed_the_twin_makes_
     assert limits["kidneys"] is None
     assert limits["red_marrow"]["q50"] == pytest.approx(float(np.median(plain.ledger.cumulative("red_marrow"))) + 0.4)
     assert replay(other, second.id) == []
-
-
-def test_an_earlier_therapy_without_imaging_before_the_first_cycle_joins_that_cycle():
-    earlier = PriorTherapy(-9000.0, "liver", 6.0, "photon", "estimate")
-    marrow = PriorTherapy(100.0, "red_marrow", 0.4, "beta_gamma", "dosimetry")
-    zero = CycleIntake(0, (), (), {}, None, "", (), ("a",), (), (earlier,))
-    one = CycleIntake(1, (), (), {}, None, "", (), ("b",), (), (marrow, dataclasses.replace(earlier, dose_gy=5.0)))
-    (joined,) = without_imageless_start(Intake("pid", Patient("pid", "male", 70, 175, 80), (zero, one))).cycles
-    assert (joined.number, joined.digests) == (1, ("a", "b"))
-    assert joined.prior_therapies == (earlier, marrow)
 
 
 def test_a_folder_that_is_refused_changes_no_twin(run, patient, tmp_path):
