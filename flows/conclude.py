@@ -130,6 +130,10 @@ def warnings(
         for organ, misfit in poorly_fitted(posterior.diagnostics).items()
     ]
     found += [
+        f"{name} lies {away:.1f} sd from the mean of its prior, at its bound: data and prior contradict each other."
+        for name, away in posterior.diagnostics.get("at_edge", {}).items()
+    ]
+    found += [
         f"{organ} received {dose_gy:g} Gy in earlier therapies, and this cycle has no such region: it is added to nothing."
         for organ, dose_gy in ledger.opening_gy.items()
         if organ not in ledger.regions

@@ -6,17 +6,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from flows.site import Site
 from flows.steps import start_of, therapy_of
 from tdt_core.assimilation import Cycle, adapt, evolve, population_prior, smooth, state_model, transition, was_treated
+from tdt_core.assimilation.estimators import UNSOLVED
 from tdt_core.errors import EstimationError, ModelError
 from tdt_core.kinetics import KineticModel
-from tdt_core.twin import Evidence, Posterior, Product, Region, TwinState
+from tdt_core.parameters import packaged_table
+from tdt_core.twin import Administration, Evidence, Posterior, Product, Region, TwinState
+
+FloatArray = npt.NDArray[np.float64]
 
 DRAWS = 400
-SHIFT_SD = 0.5
-"""A dose whose ln is moved by more than this many sd by fitting all cycles at once is an alarm. Assumed."""
 
 
 def against_all_cycles(
@@ -52,7 +55,12 @@ def against_all_cycles(
         found = smooth(prior, [*cycles, Cycle(rung, evidence)], [*(s.posterior for s in states), posterior])
         theta = found.draws(DRAWS, np.random.default_rng(list(seed)))[-1]
         given, n = therapy_of(evidence, product), len(rung.parameters)
-        by_all, by_filter = (np.log(rung.time_integrated_activity(x, given)) for x in (theta, posterior.draws[:DRAWS, :n]))
+        by_all, by_filter = (log_activity(rung, x, given) for x in (theta, posterior.draws[:DRAWS, :n]))
+        solved = [np.isfinite(x).all(axis=1) for x in (by_all, by_filter)]
+        lost = int(sum((~x).sum() for x in solved))
+        if any((~x).mean() > UNSOLVED for x in solved):
+            raise EstimationError(f"{rung.name} has no solution in {lost} of {sum(x.size for x in solved)} draws")
+        by_all, by_filter = by_all[solved[0]], by_filter[solved[1]]
     except (EstimationError, ModelError, np.linalg.LinAlgError) as error:
         return {"reason": f"all cycles at once could not be fitted: {error}"}
     sd = np.maximum(by_all.std(axis=0), 1e-12)
@@ -62,7 +70,19 @@ def against_all_cycles(
         "cycles": len(cycles) + 1,
         "shift_sd_by_region": dict(zip(names, shift.tolist(), strict=True)),
         "sd_ratio_by_region": dict(zip(names, ratio.tolist(), strict=True)),
+        "draws_without_solution": lost,
     }
+
+
+def log_activity(rung: KineticModel, theta: FloatArray, given: Administration) -> FloatArray:
+    """(m, n) draws -> (m, regions) ln time-integrated activity, NaN where there is no solution."""
+    try:
+        return np.asarray(np.log(rung.time_integrated_activity(theta, given)))
+    except (EstimationError, ModelError):
+        if len(theta) == 1:
+            return np.full((1, len(rung.regions)), np.nan)
+        half = len(theta) // 2
+        return np.concatenate([log_activity(rung, part, given) for part in (theta[:half], theta[half:])])
 
 
 def _course(site: Site, newest: str | None, model: str) -> list[TwinState]:
@@ -77,7 +97,8 @@ def _course(site: Site, newest: str | None, model: str) -> list[TwinState]:
 def alarms(told: Mapping[str, Any], regions: Sequence[Region]) -> list[str]:
     """Where the filter and the fit of all cycles disagree, in words."""
     organ_of = {r.name: r.organ for r in regions}
-    far = {r: s for r, s in told.get("shift_sd_by_region", {}).items() if abs(s) > SHIFT_SD}
+    limit = packaged_table("assimilation.csv").value("smoother.shift_sd")
+    far = {r: s for r, s in told.get("shift_sd_by_region", {}).items() if abs(s) > limit}
     if "reason" in told and told["reason"].startswith("all cycles"):
         return [told["reason"]]
     return [

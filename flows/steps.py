@@ -29,7 +29,7 @@ from tdt_core.imaging.quantification import RegisteredScan, quantify_cycle
 from tdt_core.imaging.weights import voxel_weights, weight_draws
 from tdt_core.kinetics import KineticModel, as_parent, followed, source_activity
 from tdt_core.kinetics.ligands import is_peptide
-from tdt_core.lesions import history
+from tdt_core.lesions import changes, history
 from tdt_core.planning.forecast import mass_factor_draws, next_administration
 from tdt_core.planning.outlook import lea_catcheside_by_region, responses
 from tdt_core.twin import Administration, Evidence, Posterior, Product, Region, RegionActivity
@@ -124,8 +124,10 @@ def fit(site: Site, plan: CyclePlan) -> None:
 def evidence_of(site: Site, plan: CyclePlan, images: Mapping[str, Any]) -> Evidence:
     """The typed evidence of a cycle: what was read from files plus what imaging made of it."""
     _, patient, cycle = get_cycle(site.evidence, plan.bundle)
-    findings = [*cycle.findings, *images["findings"], *deviation(decision_of(plan), cycle)]
     earlier = () if plan.parent is None else site.store.load(plan.parent).lesions
+    lesions = () if cycle.labels is None else history(cycle.labels, plan.number, earlier)
+    told = changes(lesions, earlier) if plan.parent is not None else []
+    findings = [*cycle.findings, *images["findings"], *deviation(decision_of(plan), cycle), *told]
     return Evidence(
         cycle=plan.number,
         patient=patient,
@@ -133,7 +135,7 @@ def evidence_of(site: Site, plan: CyclePlan, images: Mapping[str, Any]) -> Evide
         regions=tuple(from_plain(Region, r) for r in images["regions"]),
         activities=tuple(from_plain(RegionActivity, a) for a in images["activities"]),
         labs=cycle.labs,
-        lesions=() if cycle.labels is None else history(cycle.labels, plan.number, earlier),
+        lesions=lesions,
         digests=cycle.digests,
         findings=tuple(findings),
         samples=cycle.samples,

@@ -186,13 +186,16 @@ def cycles_of_pool(pid: str, items: Sequence[Item], statements: Sequence[Stateme
         return sum(t <= item.time_h + 1e-9 for t in therapies)
 
     per_frame = {k: {i.key[0]: i for i in standing if i.kind == k} for k in ("ct", "labels")}
+    taken = {i.key: i.version for i in standing if i.kind == "scan"}
+    together = [i.key for i in items if i.kind == "scan" and i.status != "retracted" and taken.get(i.key) == i.version]
+    rivals = {key: together.count(key) for key in set(together)}
     grouped: dict[int, list[Item]] = {}
     for item in standing:
         if item.kind not in per_frame:
             grouped.setdefault(number(item), []).append(item)
     if 0 in grouped and not _usable(grouped[0], per_frame["labels"]):
         grouped[1] += [i for i in grouped.pop(0) if i.kind not in ("scan", "administration")]
-    return {k: _bundle(pid, k, grouped[k], per_frame, _patient(statements, therapies, k)) for k in sorted(grouped)}
+    return {k: _bundle(pid, k, grouped[k], per_frame, _patient(statements, therapies, k), rivals) for k in sorted(grouped)}
 
 
 def _usable(items: Sequence[Item], labels: Mapping[str, Item]) -> bool:
@@ -222,7 +225,12 @@ def _first_known(statements: Sequence[Statement], one: Statement) -> str:
 
 
 def _bundle(
-    pid: str, number: int, items: Sequence[Item], per_frame: Mapping[str, Mapping[str, Item]], patient: JsonDict
+    pid: str,
+    number: int,
+    items: Sequence[Item],
+    per_frame: Mapping[str, Mapping[str, Item]],
+    patient: JsonDict,
+    rivals: Mapping[tuple[Any, ...], int],
 ) -> JsonDict:
     scans = sorted((i for i in items if i.kind == "scan"), key=lambda i: (i.plain["time_h"], i.id))
     frames = list(dict.fromkeys(s.plain["frame_of_reference"] for s in scans))
@@ -236,7 +244,12 @@ def _bundle(
     lines = sorted((from_plain(HourLine, i.plain) for i in items if i.kind == "sample"), key=lambda x: x.order)
     samples = to_plain(scaled(lines, given))
     tables = {"administrations": administrations, "labs": labs, "prior_therapies": prior, "samples": samples}
-    findings = [r for i in (*scans, *cts.values(), *([labels] if labels else ())) for r in i.plain["remarks"]]
+    findings = [
+        f"{n} reconstructions of one {s.plain['modality']} acquisition came together; one of them is used"
+        for s in scans
+        if (n := rivals.get(s.key, 1)) > 1
+    ]
+    findings += [r for i in (*scans, *cts.values(), *([labels] if labels else ())) for r in i.plain["remarks"]]
     if not scans:
         findings.append(f"cycle {number} has no scans")
     if len(with_labels) > 1:

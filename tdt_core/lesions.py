@@ -39,6 +39,24 @@ def history(labels: LabelVolume, cycle: int, earlier: Sequence[Lesion] = ()) -> 
     return tuple(found)
 
 
+def changes(lesions: Sequence[Lesion], earlier: Sequence[Lesion]) -> list[str]:
+    """What became of lesions since the state before, in words, and what the twin makes of it."""
+    before = {x.tracking_id: x.status for x in earlier}
+    found = []
+    for x in lesions:
+        if x.status == "new":
+            found.append(
+                f"lesion {x.tracking_id} is new: its kinetics start from the population, and no earlier dose of it is known"
+            )
+        elif x.status == "vanished" and before.get(x.tracking_id) != "vanished":
+            found.append(
+                f"lesion {x.tracking_id} is not among the regions of this cycle: no dose of it is added to what it had"
+            )
+        elif x.status == "present" and before.get(x.tracking_id) == "vanished":
+            found.append(f"lesion {x.tracking_id} is back: its kinetics start from the population again")
+    return found
+
+
 def site_of(labels: npt.NDArray[np.int16], label: int, regions: Sequence[Region]) -> str:
     """Name of the organ region that holds most of a lesion's surroundings, else `unspecified`.
 

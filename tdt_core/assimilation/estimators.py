@@ -29,6 +29,8 @@ Estimator = Callable[..., Fit]
 """`estimator(target, rng, **options)`."""
 
 OUTLIER_PASSES = 3
+ROUNDING = 1e-9
+"""A spread of ln activity below this is none: what is left of it is rounding, and no shift is measured by it."""
 UNSOLVED = 0.2
 """Share of draws without a solution that is drawn again; with more, the fit is refused."""
 
@@ -196,10 +198,22 @@ def _diagnostics(
         "effective_parameters": float((information / (1.0 + information)).sum()),
         "distinct_optima": fit.distinct_optima,
         "objectives": list(fit.objectives),
+        "at_edge": _at_edge(problem, fit, prior_variance),
         "linearity_shift_sd": max(shift.values(), default=0.0),
         "linearity_shift_by_region": shift,
         "variance_reduction": dict(zip(problem.names, reduction.tolist(), strict=True)),
     }
+
+
+def _at_edge(problem: Problem, fit: Fit, prior_variance: FloatArray) -> dict[str, float]:
+    """Parameters of the model, nuisances not among them, that the fit took to the edge of their prior -> distance in prior sd.
+
+    There the prior and the data contradict each other, and bounded searches (`BOUND`) end.
+    """
+    edge = packaged_table("assimilation.csv").value("edge.sigma")
+    n = problem.n_model
+    away = np.abs(fit.theta - problem.mean)[:n] / np.sqrt(prior_variance[:n])
+    return {name: float(x) for name, x in zip(problem.names[:n], away, strict=True) if x >= edge}
 
 
 def _misfit_by_organ(problem: Problem, fit: Fit, model: KineticModel) -> dict[str, dict[str, float]]:
@@ -230,7 +244,7 @@ def _linearity_shift(
     n = problem.n_model
     sampled = np.log(model.time_integrated_activity(draws[:, :n], therapy[0]))
     at_map = np.log(model.time_integrated_activity(fit.theta[None, :n], therapy[0]))[0]
-    shift = np.abs(sampled.mean(axis=0) - at_map) / np.maximum(sampled.std(axis=0), 1e-12)
+    shift = np.abs(sampled.mean(axis=0) - at_map) / np.maximum(sampled.std(axis=0), ROUNDING)
     return {region.name: float(s) for region, s in zip(model.regions, shift, strict=True)}
 
 

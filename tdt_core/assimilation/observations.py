@@ -70,7 +70,9 @@ def independent_sd(datum: Datum) -> float:
 
 
 def unusable(datum: Datum, model: KineticModel, regions: Mapping[str, int]) -> str | None:
-    """Why a datum cannot be used, None when it can."""
+    """Why a datum cannot be used, None when it can. An error of 0 is one that the model error alone makes up."""
+    if not (np.isfinite(datum.total_sd) and datum.total_sd >= 0):
+        return "its error is not a finite number"
     if datum.modality == "sample":
         if not isinstance(model, Sampled) or datum.name not in model.compartments:
             return f"the rung {model.name} does not say what a {datum.name} sample would show"

@@ -120,7 +120,7 @@ def build_problem(prior: Prior, evidence: Evidence, model: KineticModel) -> Prob
     usable: list[Datum] = []
     left_out: list[tuple[Datum, str]] = []
     for datum in data_of(evidence):
-        reason = unusable(datum, model, index)
+        reason = unusable(datum, model, index) or ("the same datum again" if datum in usable else None)
         if reason is None:
             usable.append(datum)
         else:

@@ -33,6 +33,11 @@ def objections(
         for organ, misfit in poorly_fitted(diagnostics).items()
         if organ in limited_organs
     ]
+    found += [
+        f"{name} ({organ_of[region]}) lies {away:.1f} sd from its prior mean, at its bound: data and prior disagree"
+        for name, away in diagnostics.get("at_edge", {}).items()
+        if organ_of.get(region := name.rpartition(".")[0], "") in limited_organs
+    ]
     shift = diagnostics["linearity_shift_by_region"]
     worst = max((float(shift[name]) for name in shift if organ_of[name] in limited_organs), default=0.0)
     if worst > MAX_LINEARITY_SHIFT_SD:
