@@ -118,7 +118,7 @@ def course(
     population = population_prior(rung)
     unknowing = virtual.dose(rung, population.draws(draws, np.random.default_rng([seed, FIT])), 1)
     rows: list[dict[str, Any]] = []
-    out: dict[str, Any] = {"seed": seed, "seconds": [], "alarms": [], "refused": []}
+    out: dict[str, Any] = {"seed": seed, "seconds": [], "alarms": [], "surprised": [], "refused": []}
     prior, found = population, unknowing
     past: list[Cycle] = []
     filtered: list[Posterior] = []
@@ -136,6 +136,7 @@ def course(
         rows += [told_of(q, truth[q], found[q]) | {"cycle": cycle, "what": "posterior"} for q in QUANTITIES]
         said = posterior.diagnostics
         out["alarms"].append(bool(said["innovation_chi2_per_n"] * said["n_obs"] > stats.chi2.ppf(0.99, max(said["n_obs"], 1))))
+        out["surprised"].append(bool(said["predictive"]["extreme"]))
         out["refused"].append(bool(objections(said, posterior.fit_report, rung.regions, LIMITED)))
         if cycle:
             out["seconds"].append(seconds)
@@ -252,6 +253,8 @@ def figures(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         }
     told["failed"], told["failures"] = len(failed), sorted(set(failed))[:5]
     told["alarm_share"] = [float(x) for x in np.mean([r["alarms"] for r in results], axis=0)]
+    if looked := [r["surprised"] for r in results if "surprised" in r]:
+        told["surprised_share"] = [float(x) for x in np.mean(looked, axis=0)]
     told["refused_share"] = [float(x) for x in np.mean([r["refused"] for r in results], axis=0)]
     told["ranks"] = uniformity([r["ranks"] for r in results])
     return told
@@ -303,6 +306,8 @@ def describe(told: Mapping[str, Any]) -> str:
         lines.append(
             "  alarms by cycle "
             + ", ".join(f"{x:.2f}" for x in mine["alarm_share"])
+            + "; extreme predictive checks "
+            + ", ".join(f"{x:.2f}" for x in mine.get("surprised_share", []))
             + "; abstentions "
             + ", ".join(f"{x:.2f}" for x in mine["refused_share"])
         )

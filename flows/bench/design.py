@@ -74,10 +74,13 @@ def run(
     )
     shares = np.mean([[row["share"] for row in r["pairs"]] for r in first], axis=0)
     same = tuple(first[0]["pairs"][int(np.argmin(shares))]["hours"])
+    # who chose that pair anyway has its fit already
+    others = [r["seed"] for r in first if tuple(r["pair"]) != same]
     second = by_patient(
-        with_pair, {f"design-{about}-pair-{same[0]:g}-{same[1]:g}-{n}": (n, *options, same) for n in numbers}, processes, folder
+        with_pair, {f"design-{about}-pair-{same[0]:g}-{same[1]:g}-{n}": (n, *options, same) for n in others}, processes, folder
     )
-    rows = [row for r in (*first, *second) for row in r["rows"]]
+    by_seed = {r["seed"]: r["rows"] for r in second}
+    rows = [row for r in first for row in (*r["rows"], *by_seed.get(r["seed"], _same_pair(r["rows"])))]
     chosen = Counter(tuple(r["pair"]) for r in first)
     return figures(rows, seed) | {
         "patients": patients,
@@ -90,6 +93,7 @@ def run(
         "expected_left": {
             "adaptive": float(np.mean([min(row["share"] for row in r["pairs"]) for r in first])),
             "same_pair": float(shares.min()),
+            "by_pair": [{"hours": row["hours"], "share": float(s)} for row, s in zip(first[0]["pairs"], shares, strict=True)],
         },
     }
 
@@ -186,6 +190,11 @@ def one_patient(
     return {"seed": seed, "pair": list(pair), "then": [pair[0], *second], "pairs": told, "rows": rows}
 
 
+def _same_pair(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of a chosen pair as those of the pair for all."""
+    return [{**row, "arm": "same pair"} for row in rows if row["arm"] == "pair"]
+
+
 def with_pair(
     seed: int,
     name: str,
@@ -257,6 +266,10 @@ def describe(told: Mapping[str, Any]) -> str:
         lines.append(f"variance of {arm!r} below that of all at {same} h: {words}")
     left = told["expected_left"]
     chosen = "; ".join(f"{p['hours'][0]:g} and {p['hours'][1]:g} h: {p['patients']}" for p in told["chosen_pairs"])
-    lines.append(f"expected share of variance left: chosen {left['adaptive']:.3f}, the same pair {left['same_pair']:.3f}")
+    worst = max(left["by_pair"], key=lambda p: p["share"])
+    lines.append(
+        f"expected share of variance left: chosen {left['adaptive']:.3f}, the same pair {left['same_pair']:.3f}, the worst one "
+        f"({worst['hours'][0]:g} and {worst['hours'][1]:g} h) {worst['share']:.3f}"
+    )
     lines.append(f"pairs chosen: {chosen}")
     return "\n".join(lines)

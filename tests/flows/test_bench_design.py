@@ -34,11 +34,19 @@ def test_every_arm_is_judged_on_every_target(told):
 def test_a_run_goes_on_where_it_stopped_with_the_same_numbers(told):
     found, folder = told
     kept = sorted(folder.glob("*.json"))
-    assert len(kept) == 2 * OPTIONS["patients"]
+    same = sum(p["patients"] for p in found["chosen_pairs"] if p["hours"] == found["same_pair"])
+    assert len(kept) == 2 * OPTIONS["patients"] - same  # who chose the common pair has its fit already
     kept[0].unlink()
     times = [p.stat().st_mtime_ns for p in kept[1:]]
     assert under_test.run(**OPTIONS, folder=str(folder)) == found
     assert [p.stat().st_mtime_ns for p in kept[1:]] == times
+
+
+def test_a_pair_that_was_chosen_is_the_same_fit_as_the_pair_of_all():
+    case = (7, "sum_of_exponentials", [4.0, 24.0, 72.0], [24.0, 72.0], False, 50)
+    first = under_test.one_patient(*case, None)
+    again = under_test.with_pair(*case, first["pair"], None)
+    assert again["rows"] == under_test._same_pair(first["rows"])
 
 
 def test_the_same_scan_has_the_same_errors_in_every_arm():

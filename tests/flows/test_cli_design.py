@@ -126,6 +126,24 @@ def test_a_patient_of_whom_no_image_is_known_gets_no_design(state: TwinState) ->
         designed(replace(state, evidence=replace(state.evidence, activities=())))
 
 
+def test_a_person_reads_the_sets_and_what_each_measurement_tells_alone(
+    state: TwinState, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Store:
+        def load(self, state_id: str) -> TwinState:
+            return state
+
+    monkeypatch.setattr("flows.cli_design.settings_and_store", lambda: (None, Store()))
+    monkeypatch.setattr("flows.ladder.find", lambda store, name: state.id)
+    assert main(["design", state.pid, "--scans", "1", "--hours", "192,240", "--under-way"]) == 0
+    shown = capsys.readouterr().out
+    assert f"Cycle {state.cycle} of {state.pid}" in shown
+    assert "One alone" in shown
+    assert shown.count("192 h") == 2
+    assert main(["design", state.pid, "--blood", "1", "--json"]) != 0
+    assert "whole-body rung" in json.loads(capsys.readouterr().out)["error"]["expected"]
+
+
 def test_hours_that_are_no_numbers_are_refused_on_the_command_line(capsys: pytest.CaptureFixture[str], commit) -> None:
     pid = commit().pid
     capsys.readouterr()
