@@ -47,3 +47,18 @@ def test_a_fit_of_all_cycles_that_fails_is_a_reason_and_stops_no_cycle(error, mo
     told = smoothing.against_all_cycles(site, state.id, rung, later, state.posterior, product, (1,))
     assert told["reason"].startswith("all cycles at once could not be fitted")
     assert len(alarms(told, rung.regions)) == 1
+
+
+def test_a_draw_without_a_solution_is_left_out_and_the_others_stay():
+    class Rung:
+        regions = (Region("kidney_left", "kidneys", ""), Region("liver", "liver", ""))
+
+        def time_integrated_activity(self, theta, given):
+            if (theta[:, 0] < 0).any():
+                raise ModelError("no solution")
+            return np.exp(theta)
+
+    theta = np.array([[1.0, 2.0], [3.0, 4.0], [-1.0, 5.0], [6.0, 7.0], [8.0, 9.0]])
+    found = smoothing.log_activity(Rung(), theta, None)
+    np.testing.assert_allclose(found[[0, 1, 3, 4]], theta[[0, 1, 3, 4]])
+    assert np.isnan(found[2]).all()
