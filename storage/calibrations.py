@@ -21,6 +21,15 @@ from tdt_core.twin import CalibrationRecord
 SCHEMA = 1
 PLAIN_TEXT = re.compile(r"[A-Za-z0-9 .,:;/*%+\-_()&=#]{1,160}")
 _PROFILE = "resolution_by_radius_mm"
+_SPHERES = "spheres"
+_OPTIONAL = {_PROFILE, _SPHERES}
+_SPHERE = {
+    "body_mm": (10.0, 1000.0),
+    "radius_mm": (0.0, 1000.0),
+    "volume_ml": (0.01, 10000.0),
+    "ratio": (1.01, 1e5),
+    "recovery": (0.001, 2.0),
+}
 _NUMBERS = {
     "sensitivity_cps_per_mbq": (1e-6, 1e6),
     "sensitivity_rel_sd": (0.0, 1.0),
@@ -110,12 +119,12 @@ def read_calibrations(path: Path) -> Calibrations:
 
 
 def _record(n: int, row: Any) -> CalibrationRecord:
-    names = {f.name for f in fields(CalibrationRecord)} - {_PROFILE}
-    found = set(row) - {_PROFILE} if isinstance(row, dict) else set()
+    names = {f.name for f in fields(CalibrationRecord)} - _OPTIONAL
+    found = set(row) - _OPTIONAL if isinstance(row, dict) else set()
     if found != names:
         raise _format(
             f"calibration record {n} lacks {sorted(names - found)} and has {len(found - names)} unknown fields",
-            f"exactly the fields {sorted(names)}, and {_PROFILE} where it was measured",
+            f"exactly the fields {sorted(names)}, and {_PROFILE} and {_SPHERES} where they were measured",
         )
     for name, (low, high) in _NUMBERS.items():
         number = row[name]
@@ -132,7 +141,32 @@ def _record(n: int, row: Any) -> CalibrationRecord:
     except ValueError:
         raise _format(f"date of calibration record {n} is not a date", "YYYY-MM-DD") from None
     plain = {k: v.strip() for k, v in texts.items()} | {k: float(row[k]) for k in _NUMBERS}
-    return from_plain(CalibrationRecord, plain | {_PROFILE: _profile(n, row.get(_PROFILE, []))})
+    measured = {_PROFILE: _profile(n, row.get(_PROFILE, [])), _SPHERES: _sphere_table(n, row.get(_SPHERES))}
+    return from_plain(CalibrationRecord, plain | measured)
+
+
+def _sphere_table(n: int, table: Any) -> dict[str, Any] | None:
+    """{"voxel_mm", "rel_sd", "rows": [{fields of `SphereRecovery`}, ...]}, or None."""
+    if table is None:
+        return None
+    form = f"{_SPHERES} with voxel_mm, rel_sd (0 to 0.5) and rows of " + ", ".join(
+        f"{name} {low:g} to {high:g}" for name, (low, high) in _SPHERE.items()
+    )
+    if not isinstance(table, dict) or set(table) != {"voxel_mm", "rel_sd", "rows"} or not isinstance(table["rows"], list):
+        raise _format(f"{_SPHERES} of calibration record {n} is not such a table", form)
+    rows = table["rows"]
+    named = [{"voxel_mm": table["voxel_mm"], "rel_sd": table["rel_sd"]}, *rows]
+    limits = [{"voxel_mm": (0.1, 50.0), "rel_sd": (0.0, 0.5)}, *([_SPHERE] * len(rows))]
+    for row, limit in zip(named, limits, strict=True):
+        if not isinstance(row, dict) or set(row) != set(limit):
+            raise _format(f"a row of {_SPHERES} of calibration record {n} has other fields", form)
+        for name, (low, high) in limit.items():
+            number = row[name]
+            if isinstance(number, bool) or not isinstance(number, (int, float)) or not low <= number <= high:
+                raise _format(f"{name} in {_SPHERES} of calibration record {n} is {number}", form)
+    if not rows:
+        raise _format(f"{_SPHERES} of calibration record {n} holds no sphere", form)
+    return {k: [{f: float(v) for f, v in r.items()} for r in rows] if k == "rows" else float(v) for k, v in table.items()}
 
 
 def _profile(n: int, pairs: Any) -> list[list[float]]:

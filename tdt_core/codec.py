@@ -19,12 +19,15 @@ import numpy as np
 from tdt_core.errors import StoreError
 
 T = TypeVar("T")
+LEFT_OUT_WHEN_NONE = "left_out_when_none"
+"""Metadata of a dataclass field that came later: where it is None, JSON and digest are those from before it came."""
 
 
 def to_plain(value: Any) -> Any:
     """Dataclasses, mappings, sequences and numpy scalars as plain JSON types. Raises StoreError on NaN or infinity."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        named = ((f, getattr(value, f.name)) for f in dataclasses.fields(value))
+        return {f.name: to_plain(v) for f, v in named if not (v is None and f.metadata.get(LEFT_OUT_WHEN_NONE))}
     if isinstance(value, typing.Mapping):
         return {str(k): to_plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from tdt_core.codec import LEFT_OUT_WHEN_NONE
 from tdt_core.errors import InputError, ModelError, TimeError
 
 SCHEMA_VERSION = 1
@@ -99,12 +100,37 @@ Schedule = tuple[Administration, ...]
 
 
 @dataclass(frozen=True)
+class SphereRecovery:
+    """One sphere of a phantom: share of its contrast that lies in its own volume, (mean - background) / (true - background).
+
+    `body_mm` is the mean distance from the camera's axis to the phantom's surface, `radius_mm` that to the sphere, `ratio` the
+    sphere's concentration over that of the background (> 1).
+    """
+
+    body_mm: float
+    radius_mm: float
+    volume_ml: float
+    ratio: float
+    recovery: float
+
+
+@dataclass(frozen=True)
+class SphereTable:
+    """Recoveries of a sphere phantom, imaged on voxels of one edge; `rel_sd` is the 1-sigma of one measured recovery."""
+
+    voxel_mm: float
+    rel_sd: float
+    rows: tuple[SphereRecovery, ...]
+
+
+@dataclass(frozen=True)
 class CalibrationRecord:
     """How counts become activity, for one device, energy window, collimator and reconstruction.
 
     `sensitivity_cps_per_mbq` is for the whole system (all heads). `resolution_fwhm_mm` is the effective reconstructed
     resolution that recovery coefficients are computed with; `resolution_by_radius_mm`, where it was measured, lists (distance
-    from the camera's axis mm, FWHM mm) with rising distance. Relative sds are 1-sigma fractions.
+    from the camera's axis mm, FWHM mm) with rising distance. `spheres`, where a phantom was measured, tells how the width
+    depends on a region's contrast and place; region activities then use it. Relative sds are 1-sigma fractions.
     """
 
     device: str
@@ -119,6 +145,7 @@ class CalibrationRecord:
     date: str
     source: str
     resolution_by_radius_mm: tuple[tuple[float, float], ...] = ()
+    spheres: SphereTable | None = field(default=None, metadata={LEFT_OUT_WHEN_NONE: True})
 
     @property
     def key(self) -> tuple[str, str, str, str]:

@@ -31,6 +31,7 @@ from tdt_core.phantom.spect.characterise import (
 )
 from tdt_core.phantom.spect.projector import Mapper
 from tdt_core.phantom.spect.scan import acquire, reconstruct
+from tdt_core.phantom.spect.spheres import measure
 
 SPHERES_ML = (13.0, 30.0)
 RANGE_ML = (5, 500)  # regions whose width is sure: neither a few voxels nor hardly blurred
@@ -41,7 +42,12 @@ PLACES_MM = {"0": (1.0, 0.7, 1.3), "60": (1.0, 61.0, 1.3), "100": (1.0, 0.7, 101
 
 
 def run(
-    voxels: str = "3.6,4.8,7.2", repeats: int = 8, levels: str = "0.02,0.1,0.5", seed: int = 7, matrix: int = 64
+    voxels: str = "3.6,4.8,7.2",
+    repeats: int = 8,
+    levels: str = "0.02,0.1,0.5",
+    seed: int = 7,
+    matrix: int = 64,
+    spheres: int = 0,
 ) -> dict[str, Any]:
     """Named figures per voxel size, and of a reference patient.
 
@@ -51,6 +57,7 @@ def run(
     repeats : realisations per level of activity, at least 2.
     levels : MBq/mL of the cylinder, separated by commas.
     matrix : of the reference patient whose first scan is imaged by all modes; 0 leaves it out.
+    spheres : 1 images the sphere phantom of `spect_spheres.csv` instead, at each voxel edge (54 reconstructions each).
     """
     if repeats < 2:
         raise SettingsError(f"{repeats} repeats", expected="at least 2", kind="settings.bench")
@@ -60,6 +67,10 @@ def run(
         edges = concentrations = [0.0]
     if min(edges) <= 0 or min(concentrations) <= 0:
         raise SettingsError(f"voxels {voxels!r}, levels {levels!r}", expected="numbers > 0 and commas", kind="settings.bench")
+    if spheres:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            found = {name: s.recovery for e in edges for name, s in measure(e, camera(), pool.map)}
+        return {"spheres": found}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         by_voxel = {f"{e:g}": _voxel(e, concentrations, repeats, seed, pool.map) for e in edges}
         patient = _patient(matrix, repeats, seed, pool.map) if matrix else {}
@@ -159,6 +170,8 @@ def _chain_over_fast(patient: dict[str, dict[str, dict[str, float]]], key: str) 
 
 def describe(figures: dict[str, Any]) -> str:
     """The figures in words."""
+    if "spheres" in figures:
+        return "\n".join(f"{name} {value:.4f}" for name, value in figures["spheres"].items())
     lines = [f"{figures['repeats']} realisations per level, seed {figures['seed']}"]
     for edge, f in figures["voxel_mm"].items():
         lines.append(f"voxel {edge} mm, grid {tuple(f['shape'])}:")

@@ -62,6 +62,11 @@ def position_rel_sd(resolution: Resolution) -> float:
     return _p("resolution.profile_rel_sd" if resolution.by_radius_mm else "resolution.position_rel_sd")
 
 
+def sphere_rel_sd(spread_of_spheres: float) -> float:
+    """Relative sd of the width that a sphere phantom gives a region: spread between spheres, and from spheres to organs."""
+    return float(np.hypot(spread_of_spheres, _p("spheres.organ_rel_sd")))
+
+
 def partial_volume_sd(corrected: Corrected, position_rel_sd: float) -> FloatArray:
     """(regions + 1,) sd of the activities (MBq) from place-dependent resolution and from structure taken as uniform.
 
@@ -132,13 +137,16 @@ def segmentation_rel(
     spill = corrected.spill_in().sum(axis=1)
     out = np.zeros(len(masks))
     for i, mask in enumerate(masks.values()):
-        fwhm_mm = resolution.of(mask, parts.shape, parts.spacing_mm)
-        _, before, at_rest = _read(mask, image, parts, fwhm_mm, 0.0, 1.0)
+        own = corrected.widths_mm
+        narrow = own is not None
+        fwhm_mm = resolution.of(mask, parts.shape, parts.spacing_mm) if own is None else float(own[i])
+        _, before, at_rest = _read(mask, image, parts, fwhm_mm, 0.0, 1.0, narrow)
+        foreign = spill[i] / parts.voxel_ml / mask.voxels
         sides = []
         for outward in (True, False):
             moved = _shifted(mask, free, parts.spacing_mm, outward)
-            sides.append(_read(moved, image, parts, fwhm_mm, spill[i] / parts.voxel_ml / mask.voxels, 1 - at_rest)[0])
-        still = _read(mask, image, parts, fwhm_mm, spill[i] / parts.voxel_ml / mask.voxels, 1 - at_rest)[0]
+            sides.append(_read(moved, image, parts, fwhm_mm, foreign, 1 - at_rest, narrow)[0])
+        still = _read(mask, image, parts, fwhm_mm, foreign, 1 - at_rest, narrow)[0]
         out[i] = min(abs(sides[0] - sides[1]) / 2 / abs(still), 1.0) if before > 0 and still != 0 else 1.0
     return out
 
@@ -149,13 +157,13 @@ def coarse_label_rel(label_voxels: float) -> float:
 
 
 def _read(
-    mask: FractionMask, image: Float32, parts: Compartments, fwhm_mm: float, spill: float, lost: float
+    mask: FractionMask, image: Float32, parts: Compartments, fwhm_mm: float, spill: float, lost: float, narrow: bool = False
 ) -> tuple[float, float, float]:
     """Activity (in voxel units) that one uniform region would have; its mean; its own recovery.
 
     `spill` is the foreign part of the mean of a mask that loses the share `lost` of its own: it falls as that share does.
     """
-    own = overlap(mask, spread(mask, parts.shape, parts.spacing_mm, fwhm_mm)) / mask.voxels
+    own = overlap(mask, spread(mask, parts.shape, parts.spacing_mm, fwhm_mm, narrow)) / mask.voxels
     mean = _mean(mask, image)
     return (mean - spill * (1 - own) / max(lost, 1e-6)) / own * mask.voxels, mean, own
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
+from scipy import ndimage, special
 
 from tdt_core.errors import InputError
 from tdt_core.imaging.masks import grown
@@ -166,14 +166,33 @@ def _common(one: Box, other: Box) -> Box | None:
     return (slice(low[0], high[0]), slice(low[1], high[1]), slice(low[2], high[2]))
 
 
-def spread(mask: FractionMask, shape: tuple[int, int, int], spacing_mm: Spacing, fwhm_mm: float) -> FractionMask:
-    """Region spread function: the mask blurred by the Gaussian, on the box that it reaches. What leaves the grid is lost."""
+def spread(
+    mask: FractionMask, shape: tuple[int, int, int], spacing_mm: Spacing, fwhm_mm: float, narrow: bool = False
+) -> FractionMask:
+    """Region spread function: the mask blurred by the Gaussian, on the box that it reaches. What leaves the grid is lost.
+
+    `narrow` takes the discrete Gaussian exp(-t) I_n(t), t = sigma^2 (Lindeberg 1990), whose variance is right also where sigma
+    is a fraction of a voxel; the sampled one is too narrow there.
+    """
     sigma = [fwhm_mm * SIGMA_PER_FWHM / s for s in spacing_mm]
+    if narrow:
+        return _narrow(mask, shape, sigma)
     radius = [int(4.0 * s + 0.5) for s in sigma]
     box = grown(mask.box, (radius[0], radius[1], radius[2]), shape)
     padded = np.zeros([s.stop - s.start for s in box], np.float32)
     padded[within(mask.box, box)] = mask.values
     return FractionMask(box, ndimage.gaussian_filter(padded, sigma, mode="constant", truncate=4.0))
+
+
+def _narrow(mask: FractionMask, shape: tuple[int, int, int], sigma: list[float]) -> FractionMask:
+    a, b, c = (int(4.0 * s + 0.5) + 2 for s in sigma)
+    box = grown(mask.box, (a, b, c), shape)
+    out = np.zeros([s.stop - s.start for s in box], np.float32)
+    out[within(mask.box, box)] = mask.values
+    for axis, (s, reach) in enumerate(zip(sigma, (a, b, c), strict=True)):
+        kernel = special.ive(np.abs(np.arange(-reach, reach + 1)), s**2)
+        out = ndimage.correlate1d(out, kernel / kernel.sum(), axis=axis, mode="constant")
+    return FractionMask(box, out)
 
 
 def overlap(one: FractionMask, other: FractionMask) -> float:
@@ -185,8 +204,11 @@ def overlap(one: FractionMask, other: FractionMask) -> float:
     return float(np.vdot(a, b)) if a.size < 4096 else float(np.einsum("ijk,ijk->", a, b, dtype=np.float64))
 
 
-def spreads(parts: Compartments, resolution: Resolution) -> tuple[FractionMask, ...]:
-    """Spread function of each compartment, blurred by the resolution where it lies."""
+def spreads(parts: Compartments, resolution: Resolution, widths_mm: FloatArray | None = None) -> tuple[FractionMask, ...]:
+    """Spread function of each compartment, blurred by the resolution where it lies, or by its own FWHM of `widths_mm` (k,)."""
+    if widths_mm is not None:
+        own = zip(parts.masks, widths_mm, strict=True)
+        return tuple(spread(m, parts.shape, parts.spacing_mm, float(w), narrow=True) for m, w in own)
     return tuple(spread(m, parts.shape, parts.spacing_mm, resolution.of(m, parts.shape, parts.spacing_mm)) for m in parts.masks)
 
 
@@ -212,6 +234,7 @@ class Corrected:
     matrix : (k, k) G. inverse : G^-1.
     activity, raw : (regions + 1,) corrected and uncorrected MBq; the remainder stands last.
     fwhm_sensitivity : (regions + 1,) d ln A / d ln FWHM.
+    widths_mm : (k,) FWHM of each compartment where a sphere phantom tells them, else None.
     """
 
     parts: Compartments
@@ -222,6 +245,7 @@ class Corrected:
     activity: FloatArray
     raw: FloatArray
     fwhm_sensitivity: FloatArray
+    widths_mm: FloatArray | None = None
 
     def own_recovery(self) -> FloatArray:
         """(regions + 1,) share of its own activity that each region's mask holds: 1 for a large region."""
@@ -239,21 +263,41 @@ class Corrected:
 
 
 @one_blas_thread
-def correct(parts: Compartments, image: Float32, resolution: Resolution, fwhm_rel_sd: float) -> Corrected:
+def concentrations(
+    parts: Compartments, image: Float32, resolution: Resolution, widths_mm: FloatArray | None = None
+) -> FloatArray:
+    """(k,) corrected concentrations of an image alone; arguments as for `correct`."""
+    return np.asarray(np.linalg.solve(transfer_matrix(parts, spreads(parts, resolution, widths_mm)), means(parts, image)))
+
+
+@one_blas_thread
+def correct(
+    parts: Compartments, image: Float32, resolution: Resolution, fwhm_rel_sd: float, widths_mm: FloatArray | None = None
+) -> Corrected:
     """Solve the geometric transfer matrix for an image (MBq/mL on the grid of `parts`), and how it answers to the FWHM.
 
-    Nothing is clipped: a negative concentration is a legal answer here, and the error budget decides what it is worth.
+    `widths_mm` (k,), where given, are the compartments' own FWHM in place of `resolution`. Nothing is clipped: a negative
+    concentration is a legal answer here, and the error budget decides what it is worth.
     """
     observed = means(parts, image)
-    matrix = transfer_matrix(parts, spreads(parts, resolution))
+    matrix = transfer_matrix(parts, spreads(parts, resolution, widths_mm))
     inverse = np.asarray(np.linalg.inv(matrix), np.float64)
     concentration = inverse @ observed
     step = max(fwhm_rel_sd, 0.02)
-    wider = np.linalg.solve(transfer_matrix(parts, spreads(parts, resolution.scaled(1 + step))), observed)
+    scaled = None if widths_mm is None else widths_mm * (1 + step)
+    wider = np.linalg.solve(transfer_matrix(parts, spreads(parts, resolution.scaled(1 + step), scaled)), observed)
     gather = parts.gather()
     activity = gather @ concentration
     change = gather @ wider - activity
     sensitivity = change / np.maximum(np.abs(activity), 1e-12) / np.log1p(step)
     return Corrected(
-        parts, observed, concentration, matrix, inverse, activity, gather @ observed, np.asarray(sensitivity, np.float64)
+        parts,
+        observed,
+        concentration,
+        matrix,
+        inverse,
+        activity,
+        gather @ observed,
+        np.asarray(sensitivity, np.float64),
+        widths_mm,
     )

@@ -19,12 +19,14 @@ from tdt_core.errors import CalibrationError, GeometryError, InputError, UnitErr
 from tdt_core.imaging import error_budget as eb
 from tdt_core.imaging.ct_calibration import packaged_calibration
 from tdt_core.imaging.density import check_coverage, media
+from tdt_core.imaging.label_shape import shape_fractions
 from tdt_core.imaging.masks import body_outline, check_labels
 from tdt_core.imaging.partial_volume import Corrected, compartments, correct
 from tdt_core.imaging.regions import region_named, with_volume
 from tdt_core.imaging.registration import register
 from tdt_core.imaging.resampling import RigidTransform, fractions_on, identity_transform, resample
 from tdt_core.imaging.resolution import Resolution
+from tdt_core.imaging.sphere_table import correct_by_spheres, fit_widths
 from tdt_core.imaging.volume import LabelVolume, Scan, Volume
 from tdt_core.parameters import packaged_table
 from tdt_core.twin import ErrorBudget, Region, RegionActivity
@@ -190,7 +192,8 @@ def region_activities(
         raise GeometryError(f"body of shape {body.shape} on a scan of {scan.volume.array.shape}", kind="geometry.grid")
     q = quality(scan)
     image = scan.volume.array.astype(np.float32, copy=False)
-    masks = fractions_on(labels, scan.volume, transform)
+    own = None if scan.calibration is None else scan.calibration.spheres
+    masks = fractions_on(labels, scan.volume, transform) if own is None else shape_fractions(labels, scan.volume, transform)
     label_ml = float(abs(np.linalg.det(labels.affine[:3, :3]))) / 1000.0
     counts = np.bincount(labels.labels.ravel(), minlength=len(labels.regions) + 1)[1:]
     volumes = {r.name: float(c) * label_ml for r, c in zip(labels.regions, counts, strict=True)}
@@ -203,11 +206,16 @@ def region_activities(
             kind="input.mask",
         )
     parts = compartments(masks, body.astype(np.float32), scan.volume.spacing_mm, q.resolution.fwhm_mm)
-    corrected = correct(parts, image, q.resolution, q.fwhm_rel_sd)
+    corrected = (
+        correct(parts, image, q.resolution, q.fwhm_rel_sd)
+        if own is None
+        else correct_by_spheres(parts, image, q.resolution, q.fwhm_rel_sd, own, body)
+    )
+    place = eb.position_rel_sd(q.resolution) if own is None else eb.sphere_rel_sd(fit_widths(own).rel_sd)
     residual = 0.0 if transform is None else transform.residual_mm
     sd_mm = float(np.hypot(residual, packaged_table("imaging_parameters.csv").value("registration.spect_ct")))
     noise = eb.count_sd(corrected, scan.counts_per_mbq, q.resolution.fwhm_mm)
-    partial = eb.partial_volume_sd(corrected, eb.position_rel_sd(q.resolution))
+    partial = eb.partial_volume_sd(corrected, place)
     common = corrected.fwhm_sensitivity * q.fwhm_rel_sd
     contour = eb.segmentation_rel(corrected, masks, image, q.resolution)
     out, findings = [], list(q.findings)

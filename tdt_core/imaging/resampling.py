@@ -77,7 +77,7 @@ def index_map(source: FloatArray, onto: FloatArray, transform: RigidTransform | 
     return out
 
 
-def _sample(array: npt.NDArray[Any], mapping: FloatArray, shape: tuple[int, ...], order: int, fill: float) -> npt.NDArray[Any]:
+def sample(array: npt.NDArray[Any], mapping: FloatArray, shape: tuple[int, ...], order: int, fill: float) -> npt.NDArray[Any]:
     """Interpolate `array` at mapped indices. A grid that only shifts and scales takes the separable path."""
     if np.array_equal(mapping, np.eye(4)) and array.shape == shape:
         return array.copy()
@@ -139,7 +139,7 @@ def resample(
     shape = onto.labels.shape if isinstance(onto, LabelVolume) else onto.array.shape
     mapping = index_map(volume.affine, onto.affine, transform)
     if interpolation == "nearest":
-        array = _sample(volume.array, mapping, shape, 0, fill)
+        array = sample(volume.array, mapping, shape, 0, fill)
     else:
         array = _averaged(np.asarray(volume.array, np.float32), mapping, shape, 1 if interpolation == "linear" else 3, fill)
     return Volume(array, onto.affine, volume.unit, onto.frame_of_reference)
@@ -156,7 +156,7 @@ def _averaged(array: Float32, mapping: FloatArray, shape: tuple[int, ...], order
     for offset in sub_voxels(parts):
         shifted = mapping.copy()
         shifted[:3, 3] += mapping[:3, :3] @ offset
-        total += _sample(knots, shifted, shape, order, fill)
+        total += sample(knots, shifted, shape, order, fill)
     total /= np.float32(parts.prod())
     if order == 1 or array.min() < 0:
         return total
@@ -237,20 +237,20 @@ def fractions_on(
     for n, (region, found) in enumerate(zip(labels.regions, boxes, strict=True), start=1):
         if found is None:
             continue
-        source = _widened(found, 2, labels.labels.shape)
+        source = widened(found, 2, labels.labels.shape)
         values = (labels.labels[source] == n).astype(np.float32)
         if soften:
             values = soft_edge(values, resampled=not aligned)
         if same:
             out[region.name] = FractionMask(source, values)
             continue
-        box = _mapped_box(source, back, shape)
+        box = mapped_box(source, back, shape)
         if box is not None:
             out[region.name] = FractionMask(box, _fractions(values, source, mapping, box, parts))
     return {name: mask for name, mask in out.items() if mask.voxels > 0}
 
 
-def _widened(box: Box, by: int, shape: tuple[int, ...]) -> Box:
+def widened(box: Box, by: int, shape: tuple[int, ...]) -> Box:
     a, b, c = (slice(max(s.start - by, 0), min(s.stop + by, n)) for s, n in zip(box, shape, strict=True))
     return (a, b, c)
 
@@ -263,12 +263,12 @@ def _fractions(values: Float32, source: Box, mapping: FloatArray, box: Box, part
     for offset in sub_voxels(parts):
         local = mapping.copy()
         local[:3, 3] = mapping[:3, :3] @ (start + offset) + mapping[:3, 3] - origin
-        out += _sample(values, local, out.shape, 0, 0.0)
+        out += sample(values, local, out.shape, 0, 0.0)
     out /= np.float32(parts.prod())
     return out
 
 
-def _mapped_box(box: Box, to_target: FloatArray, shape: tuple[int, ...]) -> Box | None:
+def mapped_box(box: Box, to_target: FloatArray, shape: tuple[int, ...]) -> Box | None:
     """Box of the target grid that holds a source box; None where they do not meet."""
     corners = np.array(np.meshgrid(*[(s.start - 0.5, s.stop - 0.5) for s in box], indexing="ij")).reshape(3, -1)
     mapped = to_target[:3, :3] @ corners + to_target[:3, 3:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -21,6 +22,7 @@ from tdt_core.phantom.imaging import Scanner, bin_to_scan, ct_image, motion, pet
 from tdt_core.phantom.labelled import anatomy_from_labels
 from tdt_core.phantom.labs import LabHistory, lab_values
 from tdt_core.phantom.physiology import Body, draw_body
+from tdt_core.phantom.spect import spheres
 from tdt_core.phantom.spect.attenuation import of_tissues
 from tdt_core.phantom.spect.camera import camera
 from tdt_core.phantom.spect.projector import Mapper
@@ -87,6 +89,9 @@ class ReferencePatient:
         _, nuclide, _, _, pet_nuclide = PRODUCTS[settings.product]
         voxel_mm = 2 * anatomy.grid.spacing_mm
         self.spect: Scanner = scanner(settings.seed, "spect", nuclide, settings.images, settings.noise, voxel_mm)
+        if settings.images == "physical":
+            record = replace(self.spect.record, spheres=spheres.table(settings.seed, voxel_mm))
+            self.spect = replace(self.spect, record=record)
         self.pet_scanner: Scanner = scanner(settings.seed, "pet", pet_nuclide)
 
     @property

@@ -42,3 +42,30 @@ def test_a_profile_that_cannot_be_meant_is_refused_with_the_form_it_should_have(
     with pytest.raises(CalibrationError) as told:
         read_calibrations(written(tmp_path, resolution_by_radius_mm=profile))
     assert "resolution_by_radius_mm" in str(told.value)
+
+
+SPHERE = {"body_mm": 130, "radius_mm": 60.5, "volume_ml": 20, "ratio": 10, "recovery": 0.73}
+SPHERES = {"voxel_mm": 4.8, "rel_sd": 0.02, "rows": [SPHERE, SPHERE | {"ratio": 40, "recovery": 0.78}]}
+
+
+def test_a_sphere_phantom_is_kept_as_it_was_measured(tmp_path: Path) -> None:
+    got = read_calibrations(written(tmp_path, spheres=SPHERES)).records[0].spheres
+    assert got is not None
+    assert got.voxel_mm == 4.8
+    assert [r.recovery for r in got.rows] == [0.73, 0.78]
+    assert read_calibrations(written(tmp_path)).records[0].spheres is None
+
+
+@pytest.mark.parametrize(
+    "spheres",
+    [
+        [], {}, {"rows": [SPHERE]}, SPHERES | {"rows": []}, SPHERES | {"rel_sd": -0.1}, SPHERES | {"voxel_mm": True},
+        SPHERES | {"rows": [SPHERE | {"recovery": 0}]}, SPHERES | {"rows": [SPHERE | {"ratio": 0.5}]},
+        SPHERES | {"rows": [SPHERE | {"ratio": "10"}]}, SPHERES | {"rows": [3]},
+        SPHERES | {"rows": [SPHERE | {"contrast": 9.0}]},
+    ],
+)  # fmt: skip
+def test_a_sphere_phantom_that_cannot_be_meant_is_refused(tmp_path: Path, spheres: Any) -> None:
+    with pytest.raises(CalibrationError) as told:
+        read_calibrations(written(tmp_path, spheres=spheres))
+    assert told.value.kind == "calibration.format"

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tdt_core.errors import ModelError
+from tdt_core.parameters import packaged_table
 from tdt_core.phantom import PhantomSettings, reference_patient
 from tdt_core.phantom.imaging import gaussian, motion, noise_field, physical_widths, scanner, spect_counts
 from tdt_core.phantom.shapes import Grid
@@ -27,6 +28,8 @@ from tdt_core.phantom.spect.osem import osem, subsets
 from tdt_core.phantom.spect.projector import Projector
 from tdt_core.phantom.spect.sampling import halve, place
 from tdt_core.phantom.spect.scan import acquire, reconstruct
+from tdt_core.phantom.spect.spheres import SPHERES, measure
+from tdt_core.phantom.spect.spheres import table as sphere_table
 
 N, Z, STEP = 24, 10, 9.6
 DEVICE = replace(camera(), angles=12, subsets=3, iterations=8)
@@ -333,3 +336,31 @@ def test_a_physical_patient_is_quantitative_and_reproducible():
     counts_per_mbq = reference_patient(PhantomSettings(seed=2, matrix=48, pet=False)).spect.true_sensitivity * scan.duration_s
     voxel_ml = abs(np.linalg.det(scan.affine[:3, :3])) / 1000
     assert scan.image.sum() / counts_per_mbq == pytest.approx(scan.truth_mbq_ml.sum() * voxel_ml, rel=0.05)
+
+
+def test_the_tabled_spheres_are_those_of_the_simulated_phantom():
+    name, found = next(measure(7.2, camera()))
+    assert found.recovery == pytest.approx(packaged_table(SPHERES).value(name), abs=2e-4)
+    again = sphere_table(3, 7.19)
+    assert again is not None
+    assert again == sphere_table(3, 7.19)
+    assert again.rows[0].recovery == pytest.approx(found.recovery, rel=0.06)
+    assert again.rows[0].body_mm == pytest.approx(found.body_mm, abs=0.1)
+
+
+def test_a_hotter_sphere_recovers_more_since_its_edge_converges_sooner():
+    at = {(r.body_mm, r.radius_mm, r.volume_ml, r.ratio): r.recovery for r in sphere_table(1, 7.2).rows}
+    true = packaged_table(SPHERES)
+    rows = [n for n in true if n.endswith("ratio_5")]
+    for name in rows:
+        stem = name.removesuffix("ratio_5")
+        assert true.value(name) < true.value(stem + "ratio_20") < true.value(stem + "ratio_100")
+    assert len(at) == 3 * len(rows)
+
+
+def test_only_voxels_near_those_of_a_phantom_have_a_sphere_table():
+    assert sphere_table(1, 7.5) is not None
+    assert sphere_table(1, 12.0) is None
+    patient = reference_patient(PhantomSettings(seed=1, matrix=64, pet=False, images="physical"))
+    assert patient.spect.record.spheres == sphere_table(1, 2 * patient.anatomy.grid.spacing_mm)
+    assert reference_patient(PhantomSettings(seed=1, matrix=64, pet=False)).spect.record.spheres is None
