@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from tdt_core.parameters import packaged_table
 from tdt_core.phantom import PhantomSettings, reference_patient
 from tdt_core.phantom.imaging import scanner, spect_counts
 from tdt_core.phantom.spect.acquire import count, noise_free
-from tdt_core.phantom.spect.attenuation import of_ct
+from tdt_core.phantom.spect.attenuation import mass_attenuation_mm2_g, of_ct
 from tdt_core.phantom.spect.camera import camera
 from tdt_core.phantom.spect.characterise import (
     DURATION_S,
@@ -30,11 +31,13 @@ from tdt_core.phantom.spect.characterise import (
     width_of_region_mm,
 )
 from tdt_core.phantom.spect.projector import Mapper
+from tdt_core.phantom.spect.sampling import halve
 from tdt_core.phantom.spect.scan import acquire, reconstruct
 from tdt_core.phantom.spect.spheres import measure
 
 SPHERES_ML = (13.0, 30.0)
 RANGE_ML = (5, 500)  # regions whose width is sure: neither a few voxels nor hardly blurred
+BODY_MM = (130.0, 185.0)  # half axes of the body whose scan is timed
 NOT_HOT = ("lungs", "red_marrow", "prostate_bed")  # what they gain hides what they lose
 SMALLEST = 8  # voxels of a region from which its noise is told
 PLACES_MM = {"0": (1.0, 0.7, 1.3), "60": (1.0, 61.0, 1.3), "100": (1.0, 0.7, 101.0)}
@@ -48,6 +51,7 @@ def run(
     seed: int = 7,
     matrix: int = 64,
     spheres: int = 0,
+    views: int = 0,
 ) -> dict[str, Any]:
     """Named figures per voxel size, and of a reference patient.
 
@@ -58,6 +62,7 @@ def run(
     levels : MBq/mL of the cylinder, separated by commas.
     matrix : of the reference patient whose first scan is imaged by all modes; 0 leaves it out.
     spheres : 1 images the sphere phantom of `spect_spheres.csv` instead, at each voxel edge (54 reconstructions each).
+    views : times one whole scan of a clinical size with so many projections instead, a multiple of heads and subsets.
     """
     if repeats < 2:
         raise SettingsError(f"{repeats} repeats", expected="at least 2", kind="settings.bench")
@@ -67,6 +72,9 @@ def run(
         edges = concentrations = [0.0]
     if min(edges) <= 0 or min(concentrations) <= 0:
         raise SettingsError(f"voxels {voxels!r}, levels {levels!r}", expected="numbers > 0 and commas", kind="settings.bench")
+    if views:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return {"views": views} | clinical_scan(views, pool.map)
     if spheres:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             found = {name: s.recovery for e in edges for name, s in measure(e, camera(), pool.map)}
@@ -75,6 +83,31 @@ def run(
         by_voxel = {f"{e:g}": _voxel(e, concentrations, repeats, seed, pool.map) for e in edges}
         patient = _patient(matrix, repeats, seed, pool.map) if matrix else {}
     return {"seed": seed, "repeats": repeats, "voxel_mm": by_voxel, "matrix": matrix, "patient": patient}
+
+
+def clinical_scan(
+    views: int, map: Mapper, shape: tuple[int, int, int] = (96, 128, 128), voxel_mm: float = 3.6
+) -> dict[str, Any]:
+    """Wall and processor seconds of projections (at half voxels, with scatter), counts and OSEM of a warm elliptical body."""
+    device = replace(camera(), angles=views)
+    z, y, x = ((np.arange(2 * n) - (2 * n - 1) / 2) * voxel_mm / 2 for n in shape)
+    section = (y[:, None] / BODY_MM[0]) ** 2 + (x[None, :] / BODY_MM[1]) ** 2 < 1
+    body = np.broadcast_to(section, (z.size, *section.shape)).astype(np.float32)
+    mu = body * np.float32(mass_attenuation_mm2_g("water", device.energy_kev) / 1000)
+    clocks = [(time.perf_counter(), time.process_time())]
+    data = acquire(body, mu, voxel_mm, device, SENSITIVITY, DURATION_S, HALF_LIFE_H, map)
+    clocks.append((time.perf_counter(), time.process_time()))
+    reconstruct(data, count(data, device, np.random.default_rng(1)), halve(mu) / np.float32(8), device, map)
+    clocks.append((time.perf_counter(), time.process_time()))
+    wall, cpu = np.diff(np.array(clocks), axis=0).T.tolist()
+    return {
+        "shape": shape,
+        "updates": device.iterations * device.subsets,
+        "projection_seconds": wall[0],
+        "osem_seconds": wall[1],
+        "projection_cpu_seconds": cpu[0],
+        "osem_cpu_seconds": cpu[1],
+    }
 
 
 def _patient(matrix: int, repeats: int, seed: int, map: Mapper) -> dict[str, dict[str, dict[str, float]]]:
@@ -170,6 +203,12 @@ def _chain_over_fast(patient: dict[str, dict[str, dict[str, float]]], key: str) 
 
 def describe(figures: dict[str, Any]) -> str:
     """The figures in words."""
+    if "views" in figures:
+        f = figures
+        both = ", ".join(
+            f"{k} {f[k + '_seconds']:.1f} s ({f[k + '_cpu_seconds']:.1f} s of processor)" for k in ("projection", "osem")
+        )
+        return f"{f['views']} views on a grid {tuple(f['shape'])}, {f['updates']} updates: {both}"
     if "spheres" in figures:
         return "\n".join(f"{name} {value:.4f}" for name, value in figures["spheres"].items())
     lines = [f"{figures['repeats']} realisations per level, seed {figures['seed']}"]
