@@ -42,7 +42,9 @@ def dose(
     from flows.dose.files import target_of, write
     from flows.dose.take_in import take_in
     from flows.inbox import existing
+    from flows.settings import load_settings
     from storage.quality import RefusedInbox
+    from storage.scratch import arrays_within
 
     source = existing(resolved(folder))
     target = target_of(source, None if out is None else resolved(out))
@@ -53,7 +55,7 @@ def dose(
             with progress.step("reading the folder"):
                 taken = take_in(source, cycle)
             with _map(workers) as map_:
-                found = calculate(taken, options, map_)
+                found = calculate(taken, options, map_, arrays_within(load_settings().basis_bytes, target.parent))
             told, files = write(found, target, identified=identified)
     except RefusedInbox as refused:
         refuse(refused, as_json)
@@ -67,16 +69,20 @@ def dose(
 def _map(workers: int) -> Any:
     """A context that gives the map: plain, or that of a Dask client."""
     if workers == 1:
-        return nullcontext(map)
+        from flows.progress import counting_map
+
+        return nullcontext(counting_map)
     from contextlib import contextmanager
 
-    from flows.dask_client import dask_client, ordered_map
+    from flows.dask_client import dask_client
+    from flows.dask_map import ordered_map
     from flows.settings import load_settings
 
     @contextmanager
     def parallel() -> Any:
-        with dask_client(load_settings(), workers=workers) as client:
-            yield ordered_map(client)
+        settings = load_settings()
+        with dask_client(settings, workers=workers) as client:
+            yield ordered_map(client, settings.held_bytes)
 
     return parallel()
 

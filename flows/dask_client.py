@@ -83,39 +83,17 @@ def dask_client(settings: Settings, *, workers: int | None = None, dashboard: bo
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keep the cluster's own notes out of the log for the block. `silence_logs` lowers its handlers only, and the loggers
-    still tell any handler that another library has put on the root."""
-    logger = logging.getLogger("distributed")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
+    still tell any handler that another library has put on the root. The scheduler calls what was scattered to a worker that
+    died lost for good; `dask_map` sends it again."""
+    levels = {logging.getLogger("distributed"): logging.ERROR, logging.getLogger("distributed.scheduler"): logging.CRITICAL}
+    before = {logger: logger.level for logger in levels}
+    for logger, level in levels.items():
+        logger.setLevel(level)
     try:
         yield
     finally:
-        logger.setLevel(before)
-
-
-def ordered_map(client: Client) -> Callable[..., list[Any]]:
-    """`map` over the cluster: same arguments as the builtin, a list in the order of the inputs, errors as raised.
-
-    Inputs go to every worker, so they must fit into memory there. A piece should take 0.5-10 s.
-    """
-
-    def cluster_map(function: Callable[..., Any], *inputs: Iterable[Any]) -> list[Any]:
-        columns = [list(column) for column in inputs]
-        if not columns or not columns[0]:
-            return []
-        # scattered once to every worker: neither the function's own data nor the inputs travel in the task graph, and a
-        # worker that dies takes nothing with it that another does not hold
-        shared = client.scatter(function, broadcast=True, hash=False)  # type: ignore[no-untyped-call]
-        held = [client.scatter(column, broadcast=True, hash=False) for column in columns]  # type: ignore[no-untyped-call]
-        # pure=False: equal inputs are computed again rather than looked up by a hash of the function's name
-        futures = client.map(_apply, [shared] * len(held[0]), *held, pure=False, retries=2)
-        return list(client.gather(futures))  # type: ignore[no-untyped-call]
-
-    return cluster_map
-
-
-def _apply(function: Callable[..., Any], *inputs: Any) -> Any:
-    return function(*inputs)
+        for logger, level in before.items():
+            logger.setLevel(level)
 
 
 def completed(client: Client, function: Callable[..., Any], items: Iterable[Any]) -> Iterator[tuple[int, Any]]:

@@ -14,7 +14,8 @@ from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from flows import chain, derived, progress
-from flows.dask_client import dask_client, ordered_map
+from flows.dask_client import dask_client
+from flows.dask_map import ordered_map
 from flows.plan import CyclePlan
 from flows.settings import Settings, load_settings
 from flows.site import Site, open_site
@@ -43,7 +44,7 @@ def take_in_patient(folder: str, home: str | None = None) -> dict[str, Any]:
     """
     site = open_site(load_settings(home=home))
     with dask_client(site.settings) as client:
-        outcome = chain.run_chain(site, Path(folder), as_tasks(ordered_map(client)))
+        outcome = chain.run_chain(site, Path(folder), as_tasks(ordered_map(client, site.settings.held_bytes)))
     for state_id in with_parents(site, outcome["new"]):
         with progress.step(f"report and exports of {state_id[:12]}"):
             make_derived(state_id, lambda s=state_id: derived.make(site, s))  # type: ignore[misc]

@@ -41,6 +41,9 @@ class Settings(BaseSettings):
     mlflow_uri: str = Field(default="", description="MLflow tracking URI, e.g. http://127.0.0.1:5000 or postgresql://...")
     dask_scheduler: str = Field(default="", description="Dask scheduler address, e.g. tcp://127.0.0.1:8786")
     workers: int = Field(default=2, ge=1, le=1024, description="single-threaded Dask workers of the embedded cluster")
+    memory_gb: float = Field(
+        default=4.0, gt=0, description="memory for the voxel maps of a cycle, GB; larger sets lie in a scratch file"
+    )
     n_draws: int = Field(default=500, ge=20, le=100_000, description="posterior draws of a state")
     root_seed: int = Field(default=20_261_120, ge=0, lt=2**32, description="root of all random numbers of a state")
     model: str = Field(default="", description="kinetic model (rung); empty: the ladder, from whole_body down")
@@ -98,6 +101,16 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments, environment, file; neither `.env` nor secret folders."""
         return init_settings, env_settings, InitSettingsSource(settings_cls, read_config(config_file()))
+
+    @property
+    def basis_bytes(self) -> float:
+        """Up to so many bytes the dose maps of all sources of a cycle stay in memory: a quarter of `memory_gb`."""
+        return self.memory_gb * 1e9 / 4
+
+    @property
+    def held_bytes(self) -> float:
+        """Inputs on their way to Dask workers, at most: an eighth of `memory_gb`."""
+        return self.memory_gb * 1e9 / 8
 
     @property
     def tracking_uri(self) -> str:

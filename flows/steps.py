@@ -17,6 +17,7 @@ from flows.site import Site
 from storage.cycles import get_cycle
 from storage.intake import CycleIntake
 from storage.kernel_cache import KernelCache, kernel_digest
+from storage.scratch import arrays_within
 from storage.work import WorkFolder
 from tdt_core.assimilation import Prior, adapt, assimilate_on, evolve, population_prior, rungs_of, was_treated
 from tdt_core.assimilation.learned import learned_of, with_learned
@@ -29,6 +30,7 @@ from tdt_core.imaging.quantification import RegisteredScan, quantify_cycle
 from tdt_core.imaging.weights import voxel_weights, weight_draws
 from tdt_core.kinetics import KineticModel, as_parent, followed, source_activity
 from tdt_core.kinetics.ligands import is_peptide
+from tdt_core.lazy import LazyMapping
 from tdt_core.lesions import changes, history
 from tdt_core.planning.forecast import mass_factor_draws, next_administration
 from tdt_core.planning.outlook import lea_catcheside_by_region, responses
@@ -198,12 +200,12 @@ def dose(site: Site, plan: CyclePlan, map_: MapLike = map) -> None:
     sources, leaving = source_activity(rung, theta, given), followed(rung, given.nuclide)
     engine = plan.identity["settings"]["engine"]
     names, spacing = [r.name for r in rung.regions], tuple(images["spacing_mm"])
-    masks = {name: arrays["labels"] == i + 1 for i, name in enumerate(names)}
-    ratio = mass_ratio([r.mass_g for r in rung.regions], [masks[n] for n in names], arrays["density"], spacing)
+    masks = LazyMapping(names, lambda name: arrays["labels"] == names.index(name) + 1)
+    ratio = mass_ratio([r.mass_g for r in rung.regions], masks.values(), arrays["density"], spacing)
     factors = mass_factor_draws(evidence, posterior, theta, seed_of(plan))
     g = lea_catcheside_by_region(rung, theta, given, site.tissues)
     result = credible_dose(
-        {name: np.where(masks[name], arrays["weights"], np.float32(0)) for name in names},
+        LazyMapping(names, lambda name: np.where(masks[name], arrays["weights"], np.float32(0))),
         sources,
         masks,
         spacing_mm=spacing,
@@ -217,6 +219,7 @@ def dose(site: Site, plan: CyclePlan, map_: MapLike = map) -> None:
         engine=engine,
         cache=KernelCache(site.home.kernels),
         map=map_,
+        empty=arrays_within(site.settings.basis_bytes, work.path),
     )
     matrix = result.dose_matrix_gy_per_mbq_h / ratio[:, None]
     voxels = (as_parent(sources, given.nuclide, leaving), factors, result.region_dose_gy, matrix[:, : len(names)])

@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from tdt_core.errors import StoreError
 
@@ -78,13 +79,16 @@ def fsync_tree(folder: Path) -> None:
         fsync_path(Path(root))
 
 
-def write_atomic(path: Path, data: bytes, *, mode: int = 0o600, label: str = "") -> None:
-    """Put `data` at `path` by temporary file, sync and rename. Passes the checkpoint `<label>-staged` when labelled."""
+def write_atomic(path: Path, data: bytes | Callable[[BinaryIO], None], *, mode: int = 0o600, label: str = "") -> None:
+    """Put `data`, or what it writes, at `path` by temporary file, sync and rename.
+
+    Passes the checkpoint `<label>-staged` when labelled.
+    """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with os.fdopen(fd, "wb") as f:
-            f.write(data)
+            f.write(data) if isinstance(data, bytes) else data(f)
             f.flush()
             os.fsync(f.fileno())
         if label:

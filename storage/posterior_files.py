@@ -1,18 +1,20 @@
 """Arrays of a state as zarr v3: `posterior.zarr` (posterior and dose ledger) and `dose.zarr` (voxel maps).
 
-One writer, fixed chunks, zstd, no consolidated metadata, every chunk written: the same arrays give the same bytes. Both open
-with `xarray.open_dataset(path, engine="zarr", consolidated=False)` or plain zarr, without this code.
+Fixed chunks, volumes in shards of one writer each (`storage.shards`), zstd, no consolidated metadata, every chunk written:
+the same arrays give the same bytes, whoever writes the shards. Both open with `xarray.open_dataset(path, engine="zarr",
+consolidated=False)` or plain zarr, without this code.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from storage.shards import shard_shape, write_shards
 from tdt_core.codec import to_plain
 from tdt_core.errors import StoreError
 from tdt_core.twin import DoseLedger, Posterior
@@ -37,10 +39,12 @@ def write_group(
     attributes: Mapping[str, Any],
     *,
     chunk: int | None = None,
+    map: Callable[..., Iterable[Any]] = map,
 ) -> None:
     """Write named arrays `(dims, values, attributes)` as one zarr v3 group that xarray can open.
 
-    `chunk` is the chunk's length along every axis of arrays of three or more axes; other arrays are one chunk each.
+    `chunk` is the chunk's length along every axis of arrays of three or more axes, which are cut into shards and written over
+    `map`; other arrays are one chunk each.
     """
     import zarr
     from zarr.codecs import ZstdCodec
@@ -54,17 +58,25 @@ def write_group(
                 expected=f"numbers along {dims}",
                 kind="store.type",
             )
-        limit = chunk if chunk is not None and values.ndim >= 3 else None
+        whole = chunk is None or values.ndim < 3
+        chunks = tuple(max(1, n if whole or chunk is None else min(n, chunk)) for n in values.shape)
+        # create_array has one signature for data and one for a shape
+        content: dict[str, Any] = (
+            {"data": np.ascontiguousarray(values)} if whole else {"shape": values.shape, "dtype": values.dtype}
+        )
         group.create_array(
             name,
-            data=np.ascontiguousarray(values),
-            chunks=tuple(max(1, n if limit is None else min(n, limit)) for n in values.shape),
+            **content,
+            chunks=chunks,
+            shards=None if whole else shard_shape(values.shape, chunks),
             compressors=[ZstdCodec(level=ZSTD_LEVEL)],
             dimension_names=dims,
             attributes=dict(to_plain(attrs)),
             chunk_key_encoding=FLAT_KEYS,
             config={"write_empty_chunks": True},  # an omitted chunk reads as +0, also where -0 was meant
         )
+    if chunk is not None:
+        list(write_shards(folder, {n: arrays[n][1] for n in sorted(arrays) if arrays[n][1].ndim >= 3}, map))
 
 
 def read_group(folder: Path) -> dict[str, Array]:
@@ -103,8 +115,10 @@ def write_posterior(folder: Path, posterior: Posterior, ledger: DoseLedger) -> N
     )
 
 
-def write_dose(folder: Path, dose: xarray.Dataset) -> None:
+def write_dose(folder: Path, dose: xarray.Dataset, map: Callable[..., Iterable[Any]] = map) -> None:
     """Write the voxel maps of a cycle (design note 002). Every floating variable needs `units` and, attached, the affine.
+
+    `map` runs the writing of shards; its workers must see `folder`.
 
     Raises StoreError `store.dose` without affine, regions or units, `store.type` on anything but numbers.
     """
@@ -120,7 +134,7 @@ def write_dose(folder: Path, dose: xarray.Dataset) -> None:
         str(name): (tuple(str(d) for d in variable.dims), np.asarray(variable.values), dict(variable.attrs))
         for name, variable in dose.variables.items()
     }
-    write_group(folder, arrays, to_plain(dict(dose.attrs)), chunk=CHUNK)
+    write_group(folder, arrays, to_plain(dict(dose.attrs)), chunk=CHUNK, map=map)
 
 
 def open_dose(folder: Path) -> xarray.Dataset:

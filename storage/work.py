@@ -6,7 +6,6 @@ leaves the record of its last run or none. Work folders hold nothing that cannot
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 from collections.abc import Mapping
@@ -31,9 +30,10 @@ class WorkFolder:
     def save(self, name: str, arrays: Mapping[str, npt.NDArray[Any]], plain: Any) -> None:
         """Write one record."""
         self.path.mkdir(parents=True, exist_ok=True)
-        buffer = io.BytesIO()
-        np.savez(buffer, **{key: np.asarray(value) for key, value in arrays.items()})  # type: ignore[arg-type]
-        write_atomic(self.path / f"{name}.npz", buffer.getvalue())
+        write_atomic(
+            self.path / f"{name}.npz",
+            lambda file: np.savez(file, **{key: np.asarray(value) for key, value in arrays.items()}),  # type: ignore[arg-type]
+        )
         write_atomic(self.path / f"{name}.json", canonical_json(plain).encode())
 
     def load(self, name: str) -> tuple[dict[str, npt.NDArray[Any]], Any]:

@@ -18,6 +18,7 @@ from flows import progress
 from flows.dose.integrate import SINGLE, TWIN_ONLY, Integrated, chosen, integrate
 from flows.dose.take_in import TakenIn
 from tdt_core.dosimetry import absorbed_dose, credible_dose, dvh, engines
+from tdt_core.dosimetry.credible import in_memory
 from tdt_core.dosimetry.density import mass_ratio
 from tdt_core.dosimetry.dvh import doses_inside, volume_curves
 from tdt_core.dosimetry.engines.mc import monte_carlo_dose
@@ -29,6 +30,7 @@ from tdt_core.errors import InputError
 from tdt_core.imaging.density import CtMedia
 from tdt_core.imaging.quantification import CycleImages, quantify_cycle
 from tdt_core.imaging.volume import Scan
+from tdt_core.lazy import LazyMapping
 from tdt_core.planning.outlook import bed_map, tissues
 from tdt_core.radiobiology import lea_catcheside_sampled
 
@@ -119,8 +121,10 @@ def check_scans(scans: tuple[Scan, ...], times_h: Mapping[str, float]) -> None:
         )
 
 
-def calculate(taken: TakenIn, options: DoseOptions, map_: MapLike = map) -> Dosimetry:
-    """Dose of a cycle. Raises what quantification, time integration and engines raise."""
+def calculate(
+    taken: TakenIn, options: DoseOptions, map_: MapLike = map, empty: Callable[[tuple[int, ...]], Float32] = in_memory
+) -> Dosimetry:
+    """Dose of a cycle; `map_` and `empty` as for `credible_dose`. Raises what its parts raise."""
     nuclide = taken.therapy.nuclide
     times = {s.id: taken.hours(s.time_h) for s in taken.cycle.scans}
     check_scans(taken.cycle.scans, times)
@@ -132,7 +136,7 @@ def calculate(taken: TakenIn, options: DoseOptions, map_: MapLike = map) -> Dosi
     tia, curves = integrated.result.tia_mbq_h, integrated.curves
     ct = CtMedia(images.density, images.material, ())
     with progress.step("uncertainty through the kernel engine"):
-        credible, factors = _credible(images, integrated, nuclide, ct, map_)
+        credible, factors = _credible(images, integrated, nuclide, ct, map_, empty)
     with progress.step(f"dose, {options.engine}"):
         dose, statistics, told = _engine_dose(images, tia, nuclide, ct, options)
     ratio, more = _voxel_masses(images)
@@ -180,25 +184,33 @@ def calculate(taken: TakenIn, options: DoseOptions, map_: MapLike = map) -> Dosi
 
 
 def _credible(
-    images: CycleImages, integrated: Integrated, nuclide: str, ct: CtMedia, map_: MapLike
+    images: CycleImages,
+    integrated: Integrated,
+    nuclide: str,
+    ct: CtMedia,
+    map_: MapLike,
+    empty: Callable[[tuple[int, ...]], Float32],
 ) -> tuple[tuple[Float32, Float32, Mapping[str, float]], npt.NDArray[np.float64]]:
     """(mean, SD, energy balance) through kernels, and (draws, regions) factors on dose, of mean 1."""
     labels, tia = images.labels.labels, integrated.result.tia_mbq_h
     sums = np.bincount(labels.ravel(), weights=tia.ravel(), minlength=len(images.regions) + 1)[1:]
-    masks, weights = {}, {}
-    for n, region in enumerate(images.regions, start=1):
-        masks[region.name] = labels == n
-        total = float(sums[n - 1])
-        even = np.float32(1.0 / max(int(masks[region.name].sum()), 1))
-        weights[region.name] = np.where(masks[region.name], tia / np.float32(total) if total > 0 else even, np.float32(0))
+    number = {region.name: n for n, region in enumerate(images.regions, start=1)}
+    masks = LazyMapping(tuple(number), lambda name: labels == number[name])
+
+    def weights(name: str) -> Float32:
+        mask, total = masks[name], float(sums[number[name] - 1])
+        even = np.float32(1.0 / max(int(mask.sum()), 1))
+        return np.where(mask, tia / np.float32(total) if total > 0 else even, np.float32(0))
+
     found = credible_dose(
-        weights,
+        LazyMapping(tuple(number), weights),
         sums * integrated.factors,
         masks,
         spacing_mm=images.spacing_mm,
         nuclide=nuclide,
         density_g_cm3=ct.density.array,
         map=map_,
+        empty=empty,
     )
     drawn = found.region_dose_gy
     return (found.mean_gy, found.sd_gy, found.conservation), drawn / np.maximum(drawn.mean(axis=0), 1e-300)

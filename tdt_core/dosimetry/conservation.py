@@ -35,7 +35,12 @@ def energy_balance(
     ConservationError : weights do not sum to 1 within 0.1 %, or deposited + escaped differs from emitted by over 0.5 %, to
     which four statistical SD of a Monte Carlo engine are added (its own blocks balance within 1e-6, checked there).
     """
-    placed = np.array([float(w.sum(dtype=np.float64)) for w in weights])
+    fractions = [e.escaping_fraction(absorbing) for e in emitters]
+    placed, escaped = np.empty(len(weights)), np.empty((len(emitters), len(weights)))
+    for i, w in enumerate(weights):  # once each: they may be made anew every time
+        exact = np.asarray(w, np.float64)
+        placed[i] = exact.sum()
+        escaped[:, i] = [float(np.vdot(exact, f)) for f in fractions]
     if np.abs(placed - 1.0).max() > ACTIVITY_TOLERANCE:
         raise ConservationError(
             f"a region's voxel weights sum to {placed[np.abs(placed - 1.0).argmax()]:.5f}",
@@ -44,8 +49,7 @@ def energy_balance(
             kind="conservation.activity",
         )
     kev = np.repeat([e.emitted_kev for e in emitters], len(weights))
-    fractions = [e.escaping_fraction(absorbing) for e in emitters]
-    escaping = np.array([float(np.vdot(w.astype(np.float64), f)) for f in fractions for w in weights])
+    escaping = escaped.ravel()
     emitted = np.tile(placed, len(emitters)) * kev * JOULE_PER_MBQ_H_KEV
     difference = (deposited_j_per_mbq_h + escaping * kev * JOULE_PER_MBQ_H_KEV) / emitted - 1.0
     worst = float(np.abs(difference).max())

@@ -12,15 +12,16 @@ is added to that of the draws; `voxel_bands` says how quantiles carry it.
 A nuclide whose daughters leave has a second basis, of the daughter and what follows it, and what moves is a source like the
 rest, positive where daughters gather and negative where they leave (`tdt_core.kinetics.progeny`).
 
-Cost: one convolution per source and pattern draw (in parallel over `map`), then two products with the (sources, voxels)
-basis. Memory: sources x voxels in float32, 170 MB for 25 regions of 1.7 million voxels, as much again per followed daughter.
+Cost: one convolution per source and pattern draw, then two products with the (sources, voxels) basis and a sort per voxel;
+convolutions, blocks of voxels and histograms run in parallel over `map`. Memory: sources x voxels in float32, 170 MB for 25
+regions of 1.7 million voxels, as much again per followed daughter; made by `empty`, so that it may lie on the disk.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -28,11 +29,12 @@ import numpy.typing as npt
 
 from tdt_core.dosimetry.conservation import energy_balance
 from tdt_core.dosimetry.density import check_spacing, density_map, dose_gy, mass_kg
-from tdt_core.dosimetry.dvh_bands import dvh_bands
+from tdt_core.dosimetry.dvh_bands import dvh_bands, thinned
 from tdt_core.dosimetry.engines import DoseEngine, EngineSetting, StatisticalEngine, build_engine
 from tdt_core.dosimetry.units import Array32, FloatArray
 from tdt_core.dosimetry.voxel_bands import Response, VoxelBands, voxel_bands
 from tdt_core.errors import GeometryError, InputError
+from tdt_core.lazy import Lazy
 from tdt_core.nuclides import Progeny, decays_per_parent_decay
 
 Mask = npt.NDArray[np.bool_]
@@ -68,6 +70,11 @@ class CredibleDose:
     conservation: dict[str, float]
 
 
+def in_memory(shape: tuple[int, ...]) -> Array32:
+    """An array for basis maps, its values not set."""
+    return np.empty(shape, np.float32)
+
+
 def credible_dose(
     weights: Mapping[str, npt.NDArray[Any]],
     tia_mbq_h: npt.NDArray[Any],
@@ -86,6 +93,7 @@ def credible_dose(
     progeny: Progeny = "equilibrium",
     cache: MutableMapping[str, Any] | None = None,
     map: Callable[..., Iterable[Any]] = map,
+    empty: Callable[[tuple[int, ...]], Array32] = in_memory,
 ) -> CredibleDose:
     """Mean, SD and quantile maps, region draws, dose matrix and DVH bands.
 
@@ -104,6 +112,8 @@ def credible_dose(
     noise_draws : arrays (z, y, x) of redrawn weights, in each voxel that of the region whose mask holds it.
     responses : per region that has a BED, how its tissue responds.
     map : `map`, or a parallel one of the same form; results do not depend on it.
+    empty : makes the float32 array of a shape that holds the basis maps. `weights` and `masks` may be made when asked for
+        (`tdt_core.lazy`), so that the basis is the one large array.
 
     Raises
     ------
@@ -116,7 +126,8 @@ def credible_dose(
     if factors.shape != parent.shape or not (factors > 0).all():
         raise InputError("mass factors", expected="positive, one per draw and region", kind="input.mass")
     check_spacing(spacing_mm)
-    shape = _common_shape(weights)
+    shape = _shape(weights[names[0]] if names else np.empty(0))
+    stack = Lazy(lambda i: _of_shape(weights[names[i]], shape), len(names))
     owner = _owners(names, masks, shape)
     density = density_map(shape, density_g_cm3, material)
     mass = mass_kg(density, spacing_mm)
@@ -124,9 +135,8 @@ def credible_dose(
     settings = [setting, *(replace(setting, nuclide=d, progeny="all") for d in daughters)]
     built = [build_engine(engine, x) for x in settings]
 
-    basis = np.empty((tia.shape[1], *shape), np.float32)
+    basis = empty((tia.shape[1], *shape))
     deposited_j = np.empty(tia.shape[1])
-    stack = [np.asarray(weights[n], np.float32) for n in names]
     statistics = np.zeros(shape, np.float32)
     for i, (energy, sd) in enumerate(pair for emitter in built for pair in _energies(emitter, stack, map)):
         basis[i] = dose_gy(energy, mass)
@@ -147,17 +157,34 @@ def credible_dose(
         variance += added
         pattern = np.divide(added, mean**2, out=np.zeros_like(added), where=mean > 0)
     known = [(responses or {}).get(n) for n in names]
-    matrix = np.array([[b[owner == r].mean(dtype=np.float64) for b in basis] for r in range(len(names))])
+    flat, voxels = basis.reshape(len(basis), -1), [np.flatnonzero(owner == r) for r in range(len(names))]
+    matrix = np.array([[b[v].mean(dtype=np.float64) for b in flat] for v in voxels])
     return CredibleDose(
         regions=names,
         mean_gy=mean,
         sd_gy=np.sqrt(np.maximum(variance, 0.0, out=variance), out=variance),
-        bands=voxel_bands(basis, owner, tia, factors, pattern, known),
+        bands=voxel_bands(basis, owner, tia, factors, pattern, known, map),
         region_dose_gy=(tia @ matrix.T) / factors,
         dose_matrix_gy_per_mbq_h=matrix,
-        dvh=[dvh_bands(n, basis[:, owner == r], tia, factors[:, r], known[r]) for r, n in enumerate(names)],
+        dvh=_histograms(names, flat, voxels, tia, factors, known, map),
         conservation=conservation,
     )
+
+
+def _histograms(
+    names: tuple[str, ...],
+    flat: Array32,
+    voxels: Sequence[npt.NDArray[np.intp]],
+    tia: FloatArray,
+    factors: FloatArray,
+    known: Sequence[Response | None],
+    map: Callable[..., Iterable[Any]],
+) -> list[dict[str, Any]]:
+    def gathered(r: int) -> Array32:
+        return thinned(flat, voxels[r], (tia / factors[:, [r]]).mean(axis=0))
+
+    basis = Lazy(gathered, len(names))
+    return list(map(dvh_bands, names, basis, [tia] * len(names), list(factors.T), known))
 
 
 def _energies(
@@ -202,12 +229,17 @@ def _checked_sources(values: npt.NDArray[Any], names: tuple[str, ...], nuclide: 
     return array
 
 
-def _common_shape(weights: Mapping[str, npt.NDArray[Any]]) -> tuple[int, int, int]:
-    shapes = {np.shape(w) for w in weights.values()}
-    if len(shapes) != 1 or any(len(s) != 3 for s in shapes):
-        raise GeometryError(f"weights of shapes {sorted(shapes)}", expected="one (z, y, x) grid for all regions")
-    z, y, x = shapes.pop()
+def _shape(weights: npt.NDArray[Any]) -> tuple[int, int, int]:
+    if np.ndim(weights) != 3:
+        raise GeometryError(f"weights of shape {np.shape(weights)}", expected="(z, y, x)")
+    z, y, x = np.shape(weights)
     return z, y, x
+
+
+def _of_shape(weights: npt.NDArray[Any], shape: tuple[int, int, int]) -> Array32:
+    if np.shape(weights) != shape:
+        raise GeometryError(f"weights of shapes {shape} and {np.shape(weights)}", expected="one (z, y, x) grid for all regions")
+    return np.asarray(weights, np.float32)
 
 
 def _owners(names: tuple[str, ...], masks: Mapping[str, Mask], shape: tuple[int, int, int]) -> npt.NDArray[np.int16]:
@@ -252,6 +284,10 @@ def _moments(basis: Array32, owner: npt.NDArray[np.int16], tia: FloatArray, fact
     return mean.reshape(shape), variance.reshape(shape)
 
 
+def _product(level: Array32, maps: Sequence[Array32], n: int) -> Array32:
+    return np.asarray(level * maps[n])
+
+
 def _pattern_variance(
     emitters: Sequence[DoseEngine],
     noise_draws: Iterable[npt.NDArray[Any]],
@@ -268,7 +304,9 @@ def _pattern_variance(
     if any(m.shape != mass.shape for m in maps):
         raise GeometryError(f"noise draws on grids {sorted({m.shape for m in maps})}", expected=f"{mass.shape}")
     levels = [np.append(a, 0.0)[owner].astype(np.float32) for a in np.split(tia.mean(axis=0), len(emitters))]
-    energies = [map(e.energy, [level * m for m in maps]) for e, level in zip(emitters, levels, strict=True)]
+    energies = [
+        map(e.energy, Lazy(partial(_product, level, maps), len(maps))) for e, level in zip(emitters, levels, strict=True)
+    ]
     inverse = np.append(np.mean(1.0 / factors, axis=0), 1.0)[owner].astype(np.float32)
     total, square, centre = np.zeros_like(mass), np.zeros_like(mass), None
     for parts in zip(*energies, strict=True):

@@ -7,7 +7,7 @@ is used as the mass of the voxel, so that noise in a CT of lung does not blow up
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -129,7 +129,7 @@ def dose_gy(energy_j: Array32, mass: Array32) -> Array32:
 
 def mass_ratio(
     mass_g: Sequence[float],
-    masks: Sequence[npt.NDArray[np.bool_]],
+    masks: Iterable[npt.NDArray[np.bool_]],
     density_g_cm3: npt.NDArray[Any],
     spacing_mm: tuple[float, float, float],
 ) -> npt.NDArray[np.float64]:

@@ -12,16 +12,17 @@ from tdt_core.dosimetry.units import Array32, FloatArray
 from tdt_core.dosimetry.voxel_bands import Response
 from tdt_core.draws import LEVELS, summarised
 from tdt_core.radiobiology import dose_of_bed, generalised_eud, survival_eubed
+from tdt_core.reproducible import one_blas_thread
 
 DVH_DRAWS = 200
 DVH_VOXELS = 10_000
 
 
+@one_blas_thread
 def dvh_bands(name: str, basis: Array32, tia: FloatArray, factor: FloatArray, response: Response | None) -> dict[str, Any]:
-    """One region's histograms from (sources, voxels) basis maps; up to `DVH_DRAWS` draws and `DVH_VOXELS` voxels.
+    """One region's histograms from (sources, voxels) basis maps, up to `DVH_DRAWS` draws; `thinned` limits the voxels.
 
-    Voxels are taken evenly from the order of the mean dose, so that the thinned histogram keeps its shape. BED rises with dose
-    in every draw, so its histogram is that of dose with another axis.
+    BED rises with dose in every draw, so its histogram is that of dose with another axis.
 
     Returns
     -------
@@ -29,11 +30,6 @@ def dvh_bands(name: str, basis: Array32, tia: FloatArray, factor: FloatArray, re
     and `eud` where the response has an exponent. `bed`: None, or `{bed_gy, q05, q50, q95, metrics}` of BED, with `eubed` and
     `eud_survival` (the absorbed dose of that BED at the draw's G) where the response has an alpha.
     """
-    average = (tia / factor[:, None]).mean(axis=0)
-    voxels = basis.shape[1]
-    if voxels > DVH_VOXELS:
-        order = np.argsort(average.astype(np.float32) @ basis, kind="stable")
-        basis = basis[:, order[np.linspace(0, voxels - 1, DVH_VOXELS).round().astype(int)]]
     chosen = np.unique(np.linspace(0, len(tia) - 1, min(len(tia), DVH_DRAWS)).round().astype(int))
     draws = (tia[chosen] / factor[chosen, None]).astype(np.float32)
     ordered = np.sort(basis.T @ draws.T, axis=0)
@@ -52,6 +48,21 @@ def dvh_bands(name: str, basis: Array32, tia: FloatArray, factor: FloatArray, re
             "eud_survival": summarised(dose_of_bed(uniform, g, response.alpha_beta_gy)),
         }
     return found
+
+
+def thinned(flat: Array32, voxels: npt.NDArray[np.integer], average_mbq_h: FloatArray) -> Array32:
+    """(sources, up to `DVH_VOXELS`) of the basis (sources, all voxels) at the given voxels of a region.
+
+    Voxels are taken evenly from the order of their mean dose, so that the thinned histogram keeps its shape.
+    average_mbq_h : (sources,) mean activity over mass factor.
+    """
+    if voxels.size > DVH_VOXELS:
+        mean = np.zeros(voxels.size, np.float32)
+        for level, source in zip(average_mbq_h.astype(np.float32), flat, strict=True):
+            mean += level * source[voxels]
+        order = np.argsort(mean, kind="stable")
+        voxels = voxels[order[np.linspace(0, voxels.size - 1, DVH_VOXELS).round().astype(int)]]
+    return np.asarray(flat[:, voxels])
 
 
 def _curve(ordered: npt.NDArray[np.floating], axis: str) -> dict[str, Any]:

@@ -26,6 +26,7 @@ COMMIT_POINTS = (
     "evidence-renamed",
     "staging-made",
     "posterior-written",
+    "shard-written",
     "dose-written",
     "state-written",
     "manifest-written",

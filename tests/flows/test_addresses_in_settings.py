@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 import sys
@@ -10,9 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from dask_processes import dask_processes
 
 from flows.doctor import port_open
-from flows.services import Server, environment, free_port, prefect_environment
+from flows.services import Server, environment, prefect_environment
 from flows.settings import Settings, load_settings, make_folders
 from storage.phantom_files import write_reference_patient
 from storage.twins import TwinStore
@@ -39,20 +39,7 @@ def mlflow_address(tmp_path: Path) -> Iterator[str]:
 @pytest.fixture
 def dask_address(tmp_path: Path) -> Iterator[str]:
     """A Dask scheduler with one single-threaded worker, both processes of their own."""
-    port = free_port()
-    address = f"tcp://127.0.0.1:{port}"
-    dask = [sys.executable, "-P", "-m", "distributed.cli"]
-    commands = (
-        [*dask[:-1], "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard"],
-        [*dask[:-1], "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-dashboard", "--no-nanny"],
-    )
-    env = {**os.environ, "DASK_DISTRIBUTED__SCHEDULER__HTTP__ROUTES": "[]", "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
-    with contextlib.ExitStack() as stack:
-        log = stack.enter_context((tmp_path / "dask.log").open("wb"))
-        for command in commands:
-            process = subprocess.Popen(command, stdout=log, stderr=log, env=env, cwd=tmp_path)
-            stack.callback(process.wait)
-            stack.callback(process.terminate)
+    with dask_processes(tmp_path, 1) as (address, _):
         yield address
 
 
