@@ -35,6 +35,7 @@ def dask_client(settings: Settings, *, workers: int | None = None, dashboard: bo
     """
     import dask
     from distributed import Client, LocalCluster
+    from distributed.system import MEMORY_LIMIT
 
     # Prefect's logging would show every line of the cluster's life
     logging.getLogger("distributed").setLevel(logging.ERROR)
@@ -51,6 +52,7 @@ def dask_client(settings: Settings, *, workers: int | None = None, dashboard: bo
             yield client
         return
 
+    count = settings.workers if workers is None else workers
     options = {
         "distributed.worker.multiprocessing-method": "spawn",
         "distributed.admin.tick.limit": "30 s",
@@ -65,8 +67,10 @@ def dask_client(settings: Settings, *, workers: int | None = None, dashboard: bo
         dask.config.set(options),
         quiet(),
         LocalCluster(  # type: ignore[no-untyped-call]
-            n_workers=settings.workers if workers is None else workers,
+            n_workers=count,
             threads_per_worker=1,
+            # by default each would get the share of one core, and be killed there, also where most cores are idle
+            memory_limit=MEMORY_LIMIT // count,
             processes=True,
             host="127.0.0.1",
             # None would still open the default port 8787 for the scheduler's health page

@@ -200,14 +200,14 @@ def test_a_piece_that_kills_every_worker_is_refused_with_a_remedy() -> None:
 @pytest.mark.long
 @pytest.mark.services
 def test_a_worker_killed_in_the_middle_of_a_trial_loses_no_patient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    design = Design(root_seed=5, patients=8, n_draws=60)
+    design = Design(root_seed=5, patients=4, n_draws=60)
     folders = []
     for name in ("killed", "whole"):
         store = TrialStore(make_folders(load_settings(home=tmp_path / name)))
         folders.append((store, begun(store, design)))
     (store, folder), (other, whole) = folders
-    trial.simulate_and_write(str(whole), to_plain(design), range(8))
-    monkeypatch.setattr(trial, "BLOCK", 2)
+    trial.simulate_and_write(str(whole), to_plain(design), range(4))
+    monkeypatch.setattr(trial, "BLOCK", 1)
     killed: list[int] = []
 
     def watched(client: Client, *rest: Any) -> Iterator[Any]:
@@ -221,7 +221,7 @@ def test_a_worker_killed_in_the_middle_of_a_trial_loses_no_patient(tmp_path: Pat
     monkeypatch.setattr(trial, "completed", watched)
     trial._simulate(load_settings(home=tmp_path / "killed"), design, folder)
     assert len(killed) == 1
-    assert trials.progress(folder).done == 8
+    assert trials.progress(folder).done == 4
     store.finish(folder.name)
     other.finish(whole.name)
     files = sorted(p.relative_to(folder) for p in (folder / "results.zarr").rglob("*") if p.is_file())
