@@ -222,7 +222,9 @@ def take(site: Site, folders: Mapping[str, Path], step: Step, call: Any = stand_
         if what == "deliver":
             chain.run_chain(site, folders[name], call)
             return True
-        (pid,) = site.store.pids() or ("",)
+        if not site.store.pids():
+            return False
+        (pid,) = site.store.pids()
         wanted = [i.id for i in pool_of(site.store, pid).items if TAKEN_BACK[name](i)]
         if not wanted:
             return False
