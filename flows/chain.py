@@ -118,7 +118,7 @@ def bring_up_to_date(
         parent = next((info.id for info in chain if info.cycle == max((c for c in bundles if c < first), default=-1)), None)
         if not any(c >= first for c in bundles) and head is not None and parent is not None:
             site.store.retreat(pid, parent, expected_head=head, time=now())
-        for plan in plan_chain(site, bundles, first, parent):
+        for plan in plan_chain(site, bundles, first, parent, afresh=bool(refit_reason)):
             keep_decision(site, decision_of(plan))
             if not site.store.has(plan.state_id):
                 new.append(plan.state_id)

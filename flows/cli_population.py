@@ -134,6 +134,7 @@ def _print(shown: dict[str, Any]) -> None:
     say(f"Gate: {'passed' if gate['accepted'] else 'refused'}, {gate['reason']}.")
     rows = [(r["key"], f"{r['shift_sd']:+.2f}", f"{r['spread_ratio']:.2f}") for r in shown["learned"]]
     print_table("Against the packaged prior", ("parameter", "median moved by, in packaged sds", "spread, times packaged"), rows)
+    say(shown["noise_reason"])
     for group, factor in shown["noise"].items():
         say(f"drift of {group}: {factor:.2f} times the packaged variance")
     for e in shown["events"]:

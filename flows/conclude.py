@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from flows import summary
+from flows.inflating import inflation_after, inflation_now
 from flows.plan import CyclePlan, rung_of, seed_of
 from flows.site import Site
 from flows.smoothing import against_all_cycles, alarms
@@ -54,7 +55,9 @@ def conclude(site: Site, plan: CyclePlan) -> None:
     past = past_rows(site, plan, rung, posterior, start_of(evidence))
     ledger = ledger_of([*past, *([current] if treated else [])], current, prior)
     upcoming = next_administration(product, start_of(evidence) + product.interval_h, given.amount_nmol)
-    theta = next_parameters(rung, posterior, plan.number, product.interval_h, seed_of(plan))
+    told = plan.identity["settings"]
+    wider = inflation_now(site, told, plan.parent, posterior, treated)
+    theta = next_parameters(rung, posterior, plan.number, product.interval_h, seed_of(plan), wider)
     factors = mass_factor_draws(evidence, posterior, posterior.draws[:, : theta.shape[1]], seed_of(plan))
     forecast = gy_per_mbq(rung, theta, upcoming, arrays["matrix"], factors)
     outlooks = outlooks_of(rung, theta, upcoming, forecast, ledger, policy, site.tissues)
@@ -69,7 +72,7 @@ def conclude(site: Site, plan: CyclePlan) -> None:
         beyond_the_ledger(ledger, policy),
     )
     labs = [*past_labs(site, plan), *evidence.labs]
-    together = against_all_cycles(site, plan.parent, rung, evidence, posterior, product, (*seed_of(plan), ALL_CYCLES))
+    together = against_all_cycles(site, plan.parent, rung, evidence, posterior, product, (*seed_of(plan), ALL_CYCLES), told)
     text = {
         "ligand": product.ligand,
         "cycle_bundle": plan.bundle,
@@ -97,6 +100,7 @@ def conclude(site: Site, plan: CyclePlan) -> None:
     }
     moving = summary.daughter_rows(rung, posterior.draws[:, : theta.shape[1]], given)
     text |= {"daughters": moving} if moving else {}
+    text |= {"inflation": wider} if told.get("adaptive_inflation", False) else {}
     work.save(
         "conclusion",
         {"ledger_dose": ledger.dose_gy, "ledger_bed": ledger.bed_gy},
@@ -150,6 +154,7 @@ def past_rows(site: Site, plan: CyclePlan, rung: KineticModel, posterior: Poster
         state = site.store.load(ancestor)
         earlier = state_model(state)
         step = transition(earlier, state.cycle, following - state.valid_time_h, was_treated(state))
+        step = step.widened(inflation_after(site, plan.identity["settings"], state))
         rng = np.random.default_rng([*seed_of(plan), SMOOTHER, state.cycle])
         draws = smooth_draws(state.posterior, step, names, draws, rng)
         if was_treated(state):

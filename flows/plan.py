@@ -40,11 +40,16 @@ class CyclePlan:
     decision: dict[str, Any] | None
 
 
-def plan_chain(site: Site, bundles: Mapping[int, str], first: int, parent: str | None) -> list[CyclePlan]:
+def first_of_chain(site: Site, pid: str) -> str | None:
+    """The first state of a patient's current chain, None for a new patient."""
+    return next((info.id for info in reversed(site.store.log(pid))), None)
+
+
+def plan_chain(site: Site, bundles: Mapping[int, str], first: int, parent: str | None, afresh: bool = False) -> list[CyclePlan]:
     """Plans of cycles `first` and later, each the parent of the next.
 
     A cycle that is followed by another one in the same intake is history: its decision is retrospective and states what was
-    given, unless a decision stands already.
+    given, unless a decision stands already. `afresh` (a refit) starts from the population prior in use; else a twin keeps its own.
     """
     digests = digests_by_cycle(site.evidence, dict(bundles))
     model = site.settings.model or LADDER_NAME
@@ -65,13 +70,14 @@ def plan_chain(site: Site, bundles: Mapping[int, str], first: int, parent: str |
             evidence_digests=known,
             administrations=given,
             decision=decision,
-            prior=prior_named(site, parent, plans, product.ligand),
+            prior=prior_named(site, parent, plans, product.ligand, None if afresh else first_of_chain(site, pid)),
             model=model,
             settings={
                 "estimator": site.settings.estimator or DEFAULT_ESTIMATOR,
                 "engine": engine_of(site),
                 "n_draws": site.settings.n_draws,
                 **time_integration_of(site.settings),
+                **({"adaptive_inflation": True} if site.settings.adaptive_inflation else {}),
                 "limits": to_plain(site.limits),
                 "product": to_plain(product),
             },
@@ -86,18 +92,24 @@ def plan_chain(site: Site, bundles: Mapping[int, str], first: int, parent: str |
     return plans
 
 
-def prior_named(site: Site, parent: str | None, plans: Sequence[CyclePlan], ligand: str) -> dict[str, Any]:
+def prior_named(
+    site: Site, parent: str | None, plans: Sequence[CyclePlan], ligand: str, before: str | None = None
+) -> dict[str, Any]:
     """What a state's identity says of its prior: where it comes from and the learned populations, which a chain keeps.
 
-    A first cycle takes what the site has accepted for the ligand's family; without any the packaged population, unnamed.
+    A new chain takes what the site has accepted for the ligand's family; without any the packaged population, unnamed.
+
+    Parameters
+    ----------
+    before : the first state of the patient's chain that late evidence derives again, whose populations are kept.
     """
-    if parent is None:
+    kept = parent or before
+    if kept is None:
         learned = [x.plain() for x in site.populations.accepted() if x.ligand == family(ligand)]
         for x in learned:
             check_base(LearnedPrior.of(x))
     else:
-        before = plans[-1].identity if plans else site.store.load(parent).identity
-        named = before.get("prior")
+        named = (plans[-1].identity if plans else site.store.load(kept).identity).get("prior")
         learned = list(named.get("learned", ())) if isinstance(named, Mapping) else []
     return {"origin": parent or "population"} | ({"learned": learned} if learned else {})
 

@@ -10,13 +10,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from flows.inflating import inflation_after
 from flows.site import Site
 from storage.population_index import index_populations
 from storage.registry import Registry
 from storage.twins import now
-from tdt_core.assimilation import poorly_fitted, population_prior, state_model, was_treated
+from tdt_core.assimilation import adapt, evolve, poorly_fitted, population_prior, state_model, transition, was_treated
 from tdt_core.assimilation.hierarchy import factor_of_posterior
 from tdt_core.assimilation.learned import LearnedPrior, Taught, learn_population, without_learned
+from tdt_core.assimilation.process_noise import Chain, link_of
+from tdt_core.assimilation.relations import keys_of
 from tdt_core.errors import EstimationError, StoreError
 from tdt_core.kinetics.ligands import family
 from tdt_core.twin import TwinState
@@ -24,9 +29,10 @@ from tdt_core.twin import TwinState
 
 @dataclass(frozen=True, eq=False)
 class Cohort:
-    """What closed patients teach, and why others were left out: (pseudonym, reason) pairs."""
+    """What closed patients teach, their courses, and why others were left out: (pseudonym, reason) pairs."""
 
     taught: tuple[Taught, ...]
+    chains: tuple[Chain, ...]
     left_out: tuple[tuple[str, str], ...]
 
 
@@ -53,18 +59,23 @@ def cohort(site: Site, model: str, ligand: str, patients: Sequence[str] = ()) ->
     unknown = sorted(set(patients) - set(site.store.pids()))
     if unknown:
         raise StoreError(f"{len(unknown)} of the named patients are not in the store", kind="store.unknown")
-    taught, left_out = [], []
+    taught: list[Taught] = []
+    chains: list[Chain] = []
+    left_out: list[tuple[str, str]] = []
     for pid in sorted(set(patients)) or site.store.pids():
         reason = None if patients else why_open(site, pid)
         found = None
+        states = _chain(site, pid) if reason is None else []
         if reason is None:
-            found = teaches(_chain(site, pid), model, ligand)
+            found = teaches(states, model, ligand)
             reason = found if isinstance(found, str) else None
         if reason is not None:
             left_out.append((pid, reason))
         elif isinstance(found, Taught):
             taught.append(found)
-    return Cohort(tuple(taught), tuple(left_out))
+            course = course_of(site, states)
+            chains += [] if course is None else [course]
+    return Cohort(tuple(taught), tuple(chains), tuple(left_out))
 
 
 def teaches(chain: Sequence[TwinState], model: str, ligand: str) -> Taught | str:
@@ -86,6 +97,39 @@ def teaches(chain: Sequence[TwinState], model: str, ligand: str) -> Taught | str
     return Taught(factor, plain, state.id)
 
 
+def course_of(site: Site, states: Sequence[TwinState]) -> Chain | None:
+    """A patient's treated cycles, oldest first, as a chain over the parameters that all have; None for fewer than two.
+
+    The first cycle's rung tells which others count: a course goes on as long as it was fitted with the same one.
+    """
+    treated = [i for i, s in enumerate(states) if was_treated(s)]
+    treated = [i for i in treated if states[i].model == states[treated[0]].model]
+    if len(treated) < 2 or treated != list(range(treated[0], treated[-1] + 1)):
+        return None
+    rungs = [state_model(states[i]) for i in treated]
+    names = [n for n in rungs[0].parameters if all(n in r.parameters for r in rungs)]
+    links, first = [], None
+    for k, i in enumerate(treated):
+        state, own = states[i], list(rungs[k].parameters)
+        before = states[i - 1] if i else None
+        prior = population_prior(rungs[k])
+        if before is not None:
+            wider = inflation_after(site, state.identity["settings"], before)
+            prior = adapt(evolve(before, None, state.valid_time_h - before.valid_time_h, wider), rungs[k])
+        keep, n = [own.index(x) for x in names], len(own)
+        first = first or (prior.mean[keep], prior.covariance[np.ix_(keep, keep)])
+        onward = None
+        if k + 1 < len(treated):
+            onward = transition(
+                without_learned(rungs[k]), state.cycle, states[i + 1].valid_time_h - state.valid_time_h, treated=True
+            )
+        links.append(link_of(prior, state.posterior.mean[:n], state.posterior.covariance[:n, :n], keep, onward))
+    if first is None:
+        return None
+    keys = dict(zip(rungs[0].parameters, keys_of(rungs[0]), strict=True))
+    return Chain(states[0].pid, tuple(keys[x] for x in names), *first, tuple(links))
+
+
 def learn_from(
     site: Site, by: str, model: str, ligand: str, patients: Sequence[str] = (), kept_apart: Sequence[str] = ()
 ) -> tuple[LearnedPrior, Cohort]:
@@ -99,11 +143,12 @@ def learn_from(
     trusted = cohort(site, model, ligand, kept_apart).taught if kept_apart else ()
     names = {t.factor.patient for t in trusted}
     used = tuple(t for t in found.taught if t.factor.patient not in names)
+    courses = tuple(c for c in found.chains if c.patient not in names)
     standing = next((x for x in site.populations.accepted() if (x.model, x.ligand) == (model, ligand)), None)
-    prior = learn_population(used, standing=standing, trusted=trusted)
+    prior = learn_population(used, standing=standing, trusted=trusted, chains=courses)
     site.populations.put(prior, by=by, time=now())
     index(site)
-    return prior, Cohort(used, found.left_out)
+    return prior, Cohort(used, courses, found.left_out)
 
 
 def accept(site: Site, version: str, by: str, reason: str) -> LearnedPrior:
@@ -142,6 +187,7 @@ def told(site: Site, prior: LearnedPrior) -> dict[str, Any]:
             for k, m, v in zip(hyper.keys, hyper.shift, hyper.variance, strict=True)
         ],
         "noise": dict(prior.noise),
+        "noise_reason": prior.noise_reason,
         "events": [
             {k: e[k] for k in ("event", "time", "by", "reason") if k in e} for e in site.populations.events(prior.version)
         ],

@@ -50,6 +50,9 @@ class Settings(BaseSettings):
     estimator: str = Field(default="", description="estimator; empty: MAP with Laplace draws")
     engine: str = Field(default="", description="dose engine: local, kernel, multimedium, mc; empty: kernel")
     ct_calibration: Path | None = Field(default=None, description="CT calibration by scanner (CSV); empty: the folder's")
+    adaptive_inflation: bool = Field(
+        False, description="widen the drift of a patient whose data surprised its twin two cycles running; kept in the state"
+    )
     time_integration: Literal["regional_shape", "hierarchical"] = Field(
         default="regional_shape", description="voxels over time: regional_shape, or hierarchical (each voxel its own rate)"
     )

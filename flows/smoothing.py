@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from flows.inflating import inflation_after
 from flows.site import Site
 from flows.steps import start_of, therapy_of
 from tdt_core.assimilation import Cycle, adapt, evolve, population_prior, smooth, state_model, transition, was_treated
@@ -30,6 +31,7 @@ def against_all_cycles(
     posterior: Posterior,
     product: Product,
     seed: tuple[int, ...],
+    settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """By region, the shift of ln time-integrated activity (filter minus all cycles) in sd, and the ratio of their sds.
 
@@ -48,7 +50,11 @@ def against_all_cycles(
         prior = adapt(evolve(before, None, start_of(first.evidence) - before.valid_time_h), first_rung)
     starts = [start_of(s.evidence) for s in states[1:]] + [start_of(evidence)]
     cycles = [
-        Cycle(m := state_model(s), s.evidence, transition(m, s.cycle, start - s.valid_time_h, was_treated(s)))
+        Cycle(
+            m := state_model(s),
+            s.evidence,
+            transition(m, s.cycle, start - s.valid_time_h, was_treated(s)).widened(inflation_after(site, settings or {}, s)),
+        )
         for s, start in zip(states, starts, strict=True)
     ]
     try:

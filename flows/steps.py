@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from flows.decided import deviation
+from flows.inflating import inflation_after
 from flows.plan import CyclePlan, decision_of, rung_of, seed_of
 from flows.site import Site
 from storage.cycles import get_cycle
@@ -160,7 +161,8 @@ def prior_of(site: Site, plan: CyclePlan, rung: KineticModel, evidence: Evidence
             remedy=f"complete what cycle {parent.cycle} lacked, so that its state is derived again",
             kind="estimation.prior",
         )
-    return adapt(evolve(parent, decision_of(plan), start_of(evidence) - parent.valid_time_h), rung)
+    wider = inflation_after(site, plan.identity["settings"], parent)
+    return adapt(evolve(parent, decision_of(plan), start_of(evidence) - parent.valid_time_h, wider), rung)
 
 
 def start_of(evidence: Evidence) -> float:

@@ -16,6 +16,7 @@ BENCHES = {
     "engines": "flows.bench.engines",
     "estimators": "flows.bench.estimators",
     "ladder": "flows.bench.ladder",
+    "learning": "flows.bench.learning",
     "loop": "flows.bench.loop",
     "lumping": "flows.bench.lumping",
     "population": "flows.bench.population",

@@ -4,7 +4,6 @@ from tdt_core.assimilation.descent import LADDER_NAME, assimilate_on, poorly_fit
 from tdt_core.assimilation.designing import Worth, design, designs
 from tdt_core.assimilation.estimators import assimilate, estimators, register
 from tdt_core.assimilation.evolution import (
-    Transition,
     adapt,
     evolve,
     next_prior,
@@ -16,6 +15,7 @@ from tdt_core.assimilation.evolution import (
 )
 from tdt_core.assimilation.joint import Cycle, Smoothed, smooth
 from tdt_core.assimilation.problem import Prior, Problem, build_problem
+from tdt_core.assimilation.transitions import Transition
 
 __all__ = [
     "LADDER_NAME",

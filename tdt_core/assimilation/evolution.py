@@ -8,7 +8,6 @@ over cycles. Forgetting the drift is the largest error of such a loop, so Q errs
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +15,7 @@ import numpy.typing as npt
 from tdt_core.assimilation.learned import LearnedRung, learned_of, with_learned
 from tdt_core.assimilation.problem import Prior
 from tdt_core.assimilation.relations import common_share, keys_of, organ_and_quantity, relation
+from tdt_core.assimilation.transitions import Transition
 from tdt_core.errors import EstimationError
 from tdt_core.kinetics import UPTAKE, KineticModel, covariates_of, rung_for
 from tdt_core.parameters import packaged_csv
@@ -39,28 +39,6 @@ def population_prior(rung: KineticModel) -> Prior:
     return Prior(tuple(rung.parameters), mean, _organ_covariance(rung, sd, share), "population")
 
 
-@dataclass(frozen=True, eq=False)
-class Transition:
-    """theta' = phi theta + offset + w, w ~ N(0, noise): how parameters move from one cycle to the next.
-
-    names (n,), phi (n,), offset (n,), noise (n, n).
-    """
-
-    names: tuple[str, ...]
-    phi: FloatArray
-    offset: FloatArray
-    noise: FloatArray
-
-    def moments(self, mean: FloatArray, covariance: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Mean and covariance after the transition."""
-        return self.phi * mean + self.offset, self.phi[:, None] * covariance * self.phi + self.noise
-
-    def draws(self, theta: FloatArray, rng: np.random.Generator) -> FloatArray:
-        """(m, n) draws -> draws after the transition, paired with them."""
-        root = np.linalg.cholesky(self.noise + 1e-14 * np.eye(len(self.names)))
-        return np.asarray(self.phi * theta + self.offset + rng.standard_normal(theta.shape) @ root.T)
-
-
 def transition(rung: KineticModel, cycle: int, dt_h: float, treated: bool) -> Transition:
     """How `rung`'s parameters move from `cycle` to the next one, dt_h later.
 
@@ -81,21 +59,24 @@ def transition(rung: KineticModel, cycle: int, dt_h: float, treated: bool) -> Tr
     with np.errstate(invalid="ignore"):
         grown = np.where(stated < 1.0, (1.0 - phi**2) / (1.0 - stated**2), intervals)  # variance over that of one interval
     walk = drift * np.sqrt(grown)
+    if isinstance(rung, LearnedRung):
+        walk = walk * np.sqrt(rung.noise)
     shift = np.array([_trend(rung, name, cycle) if treated else 0.0 for name in names])
     offset = (1.0 - phi) * population_prior(rung).mean + shift
     return Transition(names, phi, offset, _organ_covariance(rung, walk, share))
 
 
-def evolve(state: TwinState, decision: Decision | None, dt_h: float) -> Prior:
+def evolve(state: TwinState, decision: Decision | None, dt_h: float, inflation: float = 1.0) -> Prior:
     """The prior of the next cycle over the regions of `state`.
 
     Science follows what was given: lesions respond to the therapy of `state`'s own cycle, whatever was decided about the next
-    one. A decision on another state is refused (EstimationError), as is dt_h < 0.
+    one. A decision on another state is refused (EstimationError), as is dt_h < 0. `inflation` multiplies the variance of the
+    drift (`inflation.py`).
     """
     if decision is not None and decision.state != state.id:
         raise EstimationError("the decision answers another state", kind="estimation.decision")
     step = transition(state_model(state), state.cycle, dt_h, treated=was_treated(state))
-    return next_prior(state.posterior, step, state.id)
+    return next_prior(state.posterior, step.widened(inflation), state.id)
 
 
 def next_prior(posterior: Posterior, step: Transition, origin: str) -> Prior:

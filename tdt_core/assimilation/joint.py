@@ -18,10 +18,11 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from tdt_core.assimilation.evolution import Transition, population_prior
+from tdt_core.assimilation.evolution import population_prior
 from tdt_core.assimilation.map_laplace import descend
 from tdt_core.assimilation.problem import Prior, Problem, build_problem, factor_of
 from tdt_core.assimilation.target import Fit, Target, laplace
+from tdt_core.assimilation.transitions import Transition
 from tdt_core.errors import EstimationError
 from tdt_core.kinetics import KineticModel
 from tdt_core.reproducible import one_blas_thread

@@ -24,7 +24,8 @@ from tdt_core.assimilation.hierarchy import (
     shares_of,
 )
 from tdt_core.assimilation.problem import Prior
-from tdt_core.assimilation.relations import common_share, keys_of
+from tdt_core.assimilation.process_noise import Chain, noise_of_cohort
+from tdt_core.assimilation.relations import common_share, group_of, keys_of
 from tdt_core.codec import digest
 from tdt_core.errors import EstimationError
 from tdt_core.kinetics import KineticModel, Sampled
@@ -50,7 +51,7 @@ class LearnedPrior:
     states : ids of the states that it was learned from, sorted. patients : their number.
     hyper : the population in packaged sds (`hierarchy`), of what was learned. sd : key -> packaged sd, in unconstrained space.
     base : digest of the packaged numbers that it is counted from. gate : the verdict on held-out patients.
-    noise : group -> factor on the drift's variance that the same patients show, where it was learned.
+    noise : group -> factor on the packaged variance of the drift, where it was learned. noise_reason : why, or why not.
     """
 
     model: str
@@ -64,6 +65,7 @@ class LearnedPrior:
     strength: Strength
     gate: Gate
     noise: Mapping[str, float]
+    noise_reason: str = ""
 
     def plain(self) -> JsonDict:
         """Plain JSON, without its version."""
@@ -81,7 +83,8 @@ class LearnedPrior:
             "base": self.base,
             "strength": asdict(self.strength),
             "gate": asdict(self.gate),
-            "noise": dict(self.noise),
+            "noise": {k: float(f"{x:.{DIGITS}g}") for k, x in sorted(self.noise.items())},
+            "noise_reason": self.noise_reason,
         }
 
     @cached_property
@@ -98,7 +101,7 @@ class LearnedPrior:
             common[np.tril_indices(n)] = plain["common"]
             common = common + np.tril(common, -1).T
             hyper = Hyper(tuple(plain["keys"]), np.array(plain["shift"]), common, np.array(plain["own"]))
-            told = {k: plain[k] for k in ("model", "ligand", "parent", "patients", "sd", "base", "noise")}
+            told = {k: plain[k] for k in ("model", "ligand", "parent", "patients", "sd", "base", "noise", "noise_reason")}
             return cls(
                 states=tuple(plain["states"]),
                 hyper=hyper,
@@ -128,7 +131,7 @@ def learn_population(
     *,
     standing: LearnedPrior | None = None,
     trusted: Sequence[Taught] = (),
-    noise: Mapping[str, float] | None = None,
+    chains: Sequence[Chain] = (),
 ) -> LearnedPrior:
     """The prior that closed patients teach, with the verdict of the held-out ones.
 
@@ -137,6 +140,7 @@ def learn_population(
     cohort : one entry per patient, all of one rung and ligand family; in any order.
     standing : the learned prior in use, which the new one must not predict worse than.
     trusted : patients that nothing is learned from, and that must not be predicted worse either.
+    chains : their courses, for the drift.
 
     Raises
     ------
@@ -179,6 +183,7 @@ def learn_population(
         table.value("gate.beyond"),
         keys,
     )
+    noise, noise_reason = noise_of_cohort(chains, table.value("strength.noise"), int(table.value("patients.folds")))
     return LearnedPrior(
         model=model,
         ligand=ligand,
@@ -190,7 +195,8 @@ def learn_population(
         base=packaged_base(),
         strength=strength,
         gate=gate,
-        noise=dict(noise or {}),
+        noise=noise,
+        noise_reason=noise_reason,
     )
 
 
@@ -236,6 +242,11 @@ class LearnedRung:
                 p = replace(p, value=value, sd=float(spread[i]), status="calibrated", source=f"{source}; packaged: {p.source}")
             found.append(p)
         return ParameterTable(found)
+
+    @cached_property
+    def noise(self) -> FloatArray:
+        """(n,) factor on the packaged variance of each parameter's drift."""
+        return np.array([self.learned.noise.get(group_of(k), 1.0) for k in self._keys])
 
     @property
     def name(self) -> str:

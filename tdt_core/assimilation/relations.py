@@ -13,6 +13,17 @@ from tdt_core.parameters import packaged_csv
 
 FloatArray = npt.NDArray[np.float64]
 
+GROUPS: Mapping[str, str] = {
+    "kidneys": "kidneys",
+    "parotid_glands": "glands",
+    "submandibular_glands": "glands",
+    "lacrimal_glands": "glands",
+    "lesions": "tumours",
+}
+"""Organ -> group whose drift is learned together; all else is `other`."""
+
+OTHER = "other"
+
 
 def organ_and_quantity(rung: KineticModel, parameter: str) -> tuple[str, str]:
     """The organ (for what is shared by the body, its scope) and the quantity of a parameter."""
@@ -40,3 +51,8 @@ def relation(rung: KineticModel, parameter: str) -> Mapping[str, str]:
 def common_share(rung: KineticModel) -> FloatArray:
     """(n,) share of each parameter's variance that regions of one organ have in common."""
     return np.array([float(relation(rung, name)["common_share"]) for name in rung.parameters])
+
+
+def group_of(key: str) -> str:
+    """Group of a parameter's key `organ.quantity`."""
+    return GROUPS.get(key.rpartition(".")[0], OTHER)

@@ -34,10 +34,12 @@ def next_administration(product: Product, time_h: float, amount_nmol: float | No
     )
 
 
-def next_parameters(rung: KineticModel, posterior: Posterior, cycle: int, dt_h: float, seed: tuple[int, ...]) -> FloatArray:
-    """(draws, n) the posterior's draws carried to the next cycle, paired with them."""
+def next_parameters(
+    rung: KineticModel, posterior: Posterior, cycle: int, dt_h: float, seed: tuple[int, ...], inflation: float = 1.0
+) -> FloatArray:
+    """(draws, n) the posterior's draws carried to the next cycle, paired with them; `inflation`: of the drift's variance."""
     n = len(rung.parameters)
-    step = transition(rung, cycle, dt_h, treated=True)
+    step = transition(rung, cycle, dt_h, treated=True).widened(inflation)
     return step.draws(posterior.draws[:, :n], np.random.default_rng([*seed, NEXT_CYCLE]))
 
 

@@ -20,7 +20,7 @@ from flows.site import Site, open_site
 from storage.population_index import model_name
 from storage.registry import Registry
 from storage.twins import now
-from tdt_core.assimilation import assimilate, population_prior
+from tdt_core.assimilation import assimilate, next_prior, population_prior, transition
 from tdt_core.assimilation.experiment import simulated
 from tdt_core.assimilation.learned import LearnedPrior, with_learned
 from tdt_core.codec import digest
@@ -42,6 +42,20 @@ def opened(site: Settings) -> Site:
     return open_site(site)
 
 
+def _plan(cycle: int, given: Administration) -> Evidence:
+    return Evidence(
+        cycle,
+        Patient("p-1", "male", 70.0, 175.0, 80.0),
+        (given,),
+        REGIONS,
+        tuple(
+            RegionActivity(r.name, given.time_h + t, 1.0, 1.0, 1.0, BUDGET, f"s{t}", "SPECT", "Lu-177", "cal")
+            for r in REGIONS
+            for t in (4.0, 24.0, 72.0, 150.0)
+        ),
+    )
+
+
 def commit(site: Site, number: int, *, cycle: int = 6, planned: int = 6, shift: float = 1.5, **changed: Any) -> str:
     """A patient with one treated cycle whose kidneys and liver take up `shift` sd more than the population; its state."""
     rung = rung_for(MODEL, LIGAND, REGIONS)
@@ -50,18 +64,7 @@ def commit(site: Site, number: int, *, cycle: int = 6, planned: int = 6, shift: 
     up = np.array([n.endswith("uptake_per_ml") for n in prior.names])
     theta = prior.mean + shift * sd * up + 0.4 * sd * rng.standard_normal(sd.size)
     patient = Patient(f"p-{number:04d}", "male", 70.0, 175.0, 80.0)
-    plan = Evidence(
-        cycle,
-        patient,
-        (GIVEN,),
-        REGIONS,
-        tuple(
-            RegionActivity(r.name, t, 1.0, 1.0, 1.0, BUDGET, f"s{t}", "SPECT", "Lu-177", "cal")
-            for r in REGIONS
-            for t in (4.0, 24.0, 72.0, 150.0)
-        ),
-    )
-    evidence = simulated(plan, rung, theta, rng)
+    evidence = simulated(dataclasses.replace(_plan(cycle, GIVEN), patient=patient), rung, theta, rng)
     item = site.evidence.put_json("test", {"number": number, "cycle": cycle})
     state = build_state(1)
     identity = {
@@ -230,6 +233,46 @@ def test_the_index_shows_versions_and_which_one_is_used(
     assert version.tags["approver"] == "A Chief"
     population.withdraw(site, "A Chief", "reason")
     assert not client.get_registered_model(name).aliases
+
+
+def test_a_course_through_the_filter_gives_the_states_posteriors_again(opened: Site) -> None:
+    """What the cycles of a chain say, carried on by the packaged drift, is what its states believe."""
+    rung = rung_for(MODEL, LIGAND, REGIONS)
+    prior, rng, states = population_prior(rung), np.random.default_rng(5), []
+    theta = prior.draws(1, rng)[0]
+    for cycle in (1, 2, 3):
+        given = dataclasses.replace(GIVEN, time_h=1008.0 * (cycle - 1))
+        evidence = simulated(_plan(cycle, given), rung, theta, rng)
+        posterior = assimilate(prior, evidence, rung, n_draws=2)
+        built = build_state(cycle)
+        states.append(
+            dataclasses.replace(
+                built,
+                model=MODEL,
+                pid="p-1",
+                posterior=posterior,
+                evidence=evidence,
+                valid_time_h=given.time_h,
+                identity={**built.identity, "prior": {"origin": "x"}, "settings": {}},
+                summary={**built.summary, "ligand": LIGAND},
+            )
+        )
+        step = transition(rung, cycle, 1008.0, treated=True)
+        prior, theta = next_prior(posterior, step, "x"), step.draws(theta[None], rng)[0]
+    chain = population.course_of(opened, states)
+    assert chain is not None
+    assert len(chain.links) == 3
+    mean, covariance = chain.mean, chain.covariance
+    for state, link in zip(states, chain.links, strict=True):
+        inner = np.linalg.solve(np.eye(mean.size) + covariance @ link.precision, covariance)
+        mean, covariance = mean + inner @ (link.information - link.precision @ mean), inner
+        n = mean.size
+        off = np.abs(mean - state.posterior.mean[:n]) / np.sqrt(np.diag(covariance))
+        assert off.max() < 0.015  # the fit stops when J falls by less than 1e-4, which is 0.014 sd
+        np.testing.assert_allclose(covariance, state.posterior.covariance[:n, :n], atol=1e-6)
+        if link.onward is not None:
+            mean, covariance = link.onward.moments(mean, covariance)
+    assert population.course_of(opened, states[:1]) is None
 
 
 def test_the_commands(taught: tuple[Site, list[str]], capsys: pytest.CaptureFixture[str]) -> None:

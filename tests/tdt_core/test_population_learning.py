@@ -300,6 +300,13 @@ def test_drift_goes_back_to_the_learned_mean(rung, learned):
     np.testing.assert_allclose(moved, mean, atol=1e-12)
 
 
+def test_a_learned_drift_widens_its_group_and_no_other(rung, learned):
+    wider = with_learned(rung, [dataclasses.replace(learned, noise={"kidneys": 4.0})])
+    ratio = np.diag(transition(wider, 1, 1008.0, True).noise) / np.diag(transition(rung, 1, 1008.0, True).noise)
+    kidneys = np.array([n.startswith("kidney") for n in rung.parameters])
+    np.testing.assert_allclose(ratio, np.where(kidneys, 4.0, 1.0))
+
+
 def test_a_learned_rung_still_predicts_samples_where_the_rung_does(rung, learned):
     assert isinstance(with_learned(rung, [learned]), Sampled) == isinstance(rung, Sampled)
     theta = population_prior(rung).mean[None]
