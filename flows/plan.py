@@ -49,7 +49,8 @@ def plan_chain(site: Site, bundles: Mapping[int, str], first: int, parent: str |
     """Plans of cycles `first` and later, each the parent of the next.
 
     A cycle that is followed by another one in the same intake is history: its decision is retrospective and states what was
-    given, unless a decision stands already. `afresh` (a refit) starts from the population prior in use; else a twin keeps its own.
+    given, unless a decision stands already. `afresh` (a refit) starts from the population prior in use, else a twin keeps its
+    own.
     """
     digests = digests_by_cycle(site.evidence, dict(bundles))
     model = site.settings.model or LADDER_NAME
