@@ -39,18 +39,21 @@ def run(
     processes: int = 2,
     folder: str | None = None,
     model: str | None = None,
+    images: str | None = None,
 ) -> dict[str, Any]:
-    """Named figures of `patients` reference patients with seeds `seed * 1000 + i`."""
+    """Named figures of `patients` reference patients with seeds `seed * 1000 + i`; `images` as in `PhantomSettings`."""
     started = time.perf_counter()
-    arguments = loop.cohort("credible", patients, seed, cycles, matrix, model)
+    arguments = loop.cohort("credible", patients, seed, cycles, matrix, model, images)
     results = by_patient(one_patient, arguments, processes, folder, tasks_per_process=1)
     seconds = time.perf_counter() - started
     return figures(results) | {"patients": patients, "seed": seed, "matrix": matrix, "wall_seconds": seconds}
 
 
-def one_patient(seed: int, variant: str, cycles: int, matrix: int, model: str | None, work: Path) -> dict[str, Any]:
+def one_patient(
+    seed: int, variant: str, cycles: int, matrix: int, model: str | None, images: str | None, work: Path
+) -> dict[str, Any]:
     """The loop on one reference patient, with a look at its dose maps."""
-    return loop.one_patient(seed, variant, cycles, matrix, model, work, look)
+    return loop.one_patient(seed, variant, cycles, matrix, model, images, work, look)
 
 
 def kind_of(organ: str) -> str | None:

@@ -32,32 +32,42 @@ def run(
     processes: int = 2,
     folder: str | None = None,
     model: str | None = None,
+    images: str | None = None,
 ) -> dict[str, Any]:
-    """Named figures of `patients` reference patients with seeds `seed * 1000 + i`."""
+    """Named figures of `patients` reference patients with seeds `seed * 1000 + i`; `images` as in `PhantomSettings`."""
     started = time.perf_counter()
-    arguments = cohort("patient", patients, seed, cycles, matrix, model)
+    arguments = cohort("patient", patients, seed, cycles, matrix, model, images)
     results = by_patient(one_patient, arguments, processes, folder, tasks_per_process=1)
     return figures(results) | {"patients": patients, "seed": seed, "wall_seconds": time.perf_counter() - started}
 
 
 def cohort(
-    kept_as: str, patients: int, seed: int, cycles: int, matrix: int, model: str | None
-) -> dict[str, tuple[int, str, int, int, str | None]]:
+    kept_as: str, patients: int, seed: int, cycles: int, matrix: int, model: str | None, images: str | None
+) -> dict[str, tuple[int, str, int, int, str | None, str | None]]:
     """Name of what is kept -> first arguments of `one_patient`, for seeds `seed * 1000 + i`."""
+    options = "-".join([str(cycles), str(matrix), model or "default", *([images] if images else [])])
     return {
-        f"{kept_as}-{seed * 1000 + i}-{cycles}-{matrix}-{model or 'default'}": (
+        f"{kept_as}-{seed * 1000 + i}-{options}": (
             seed * 1000 + i,
             VARIANTS[i % len(VARIANTS)],
             cycles,
             matrix,
             model,
+            images,
         )
         for i in range(patients)
     }
 
 
 def one_patient(
-    seed: int, variant: str, cycles: int, matrix: int, model: str | None, work: Path, look: Look | None = None
+    seed: int,
+    variant: str,
+    cycles: int,
+    matrix: int,
+    model: str | None,
+    images: str | None,
+    work: Path,
+    look: Look | None = None,
 ) -> dict[str, Any]:
     """Write a reference patient, run the loop on its files, compare every state with the truth.
 
@@ -72,7 +82,8 @@ def one_patient(
     folder = work / f"run-{seed}"
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        settings = PhantomSettings(seed=seed, cycles=cycles, matrix=matrix, variant=variant)  # type: ignore[arg-type]
+        chosen: dict[str, Any] = {} if images is None else {"images": images}
+        settings = PhantomSettings(seed=seed, cycles=cycles, matrix=matrix, variant=variant, **chosen)  # type: ignore[arg-type]
         write_reference_patient(folder / "patient", reference_patient(settings))
         truth = read_truth(folder / "patient" / "truth" / "truth.json")
         site = open_site(load_settings(home=folder / "home", model=model))
