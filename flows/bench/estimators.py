@@ -3,7 +3,8 @@
 Patients are drawn from the fitting rung's population prior and their images err as the estimators believe
 (`flows.bench.virtual`), so an exact posterior covers 90 %. Each estimator is given about `seconds` of one patient's time: its
 effort (starts, members, draws, solves) is set from the measured time of a solve, within what it can use. Chains need far more
-than a few seconds: `mcmc` stands here for what it is at this budget, and as the reference elsewhere.
+than a few seconds: `mcmc` stands here for what it is at this budget, and as the reference elsewhere. `network` is there where
+PyTorch is installed, on the first ten patients.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from tdt_core.assimilation import assimilate, build_problem, population_prior
 from tdt_core.assimilation import estimators as registered
 from tdt_core.assimilation.ensemble import MEMBERS
 from tdt_core.assimilation.experiment import simulated
+from tdt_core.assimilation.network import couplings
 from tdt_core.assimilation.target import Target
 from tdt_core.errors import SettingsError, TwinError
 from tdt_core.kinetics import KineticModel
@@ -42,6 +44,7 @@ EFFORT: Mapping[str, Callable[[float, int], dict[str, Any]]] = {
     "cluster_gauss_newton": lambda solves, p: {"members": int(np.clip(solves / 25, 50, 600))},
     "differential_evolution": lambda solves, p: {"solves": int(solves)},
     "simulated_annealing": lambda solves, p: {"solves": int(np.clip(solves / p, 50, 1_000_000))},
+    "network": lambda solves, p: {"steps": int(np.clip(solves / (8 * (p + 1)), 10, 500))},
 }
 
 
@@ -54,8 +57,11 @@ def run(
     draws: int = 500,
     processes: int = 1,
     folder: str | None = None,
+    network_patients: int = 10,
 ) -> dict[str, Any]:
     """Named figures of `patients` virtual patients by estimator and level of data; `names` separated by commas, empty: all."""
+    if "network" in names:
+        couplings()  # where PyTorch is missing, says what to install
     chosen = tuple(x.strip() for x in names.split(",") if x.strip()) or registered()
     unknown = sorted(set(chosen) - set(registered()))
     if unknown or patients < 1 or seconds <= 0:
@@ -64,13 +70,15 @@ def run(
             expected=f"some of {', '.join(registered())}; at least one patient; a positive time",
             kind="settings.bench",
         )
-    options = (rung, chosen, seconds, draws)
-    arguments = {
-        f"{rung}-{'+'.join(chosen)}-{seconds:g}-{draws}-{number}": (number, *options)
-        for number in range(seed * 100_000, seed * 100_000 + patients)
-    }
+    arguments: dict[str, tuple[Any, ...]] = {}
+    for i in range(patients):
+        number, mine = seed * 100_000 + i, tuple(x for x in chosen if x != "network" or i < network_patients)
+        if mine:
+            arguments[f"{rung}-{'+'.join(mine)}-{seconds:g}-{draws}-{number}"] = (number, rung, mine, seconds, draws)
     rows = [row for r in by_patient(one_patient, arguments, processes, folder) for row in r["rows"]]
-    return figures(rows, chosen) | {"patients": patients, "seed": seed, "rung": rung, "budget_seconds": seconds}
+    about = {"patients": patients, "seed": seed, "rung": rung, "budget_seconds": seconds}
+    fewer = {"network": min(patients, network_patients)} if "network" in chosen else {}
+    return figures(rows, chosen) | about | {"patients_of": fewer}
 
 
 def one_patient(seed: int, name: str, chosen: Sequence[str], seconds: float, draws: int, work: Path) -> dict[str, Any]:
@@ -82,6 +90,8 @@ def one_patient(seed: int, name: str, chosen: Sequence[str], seconds: float, dra
     theta = prior.draws(1, rng)[0]
     truth = {q: float(d[0]) for q, d in virtual.dose(rung, theta, 1).items()}
     rows: list[dict[str, Any]] = []
+    if "network" in chosen:
+        couplings()  # the import of PyTorch is no part of a fit
     for level, times in LEVELS.items():
         evidence = simulated(virtual.plan(1, times), rung, theta, np.random.default_rng([seed, ERRORS]))
         target = Target(problem := build_problem(prior, evidence, rung), problem.sd)
@@ -141,8 +151,9 @@ def figures(rows: Sequence[Mapping[str, Any]], chosen: Sequence[str]) -> dict[st
 def describe(told: Mapping[str, Any]) -> str:
     """The table for the terminal."""
     about = f"{told['patients']} virtual patients, seed {told['seed']}, rung {told['rung']}"
+    fewer = "".join(f"; {name} on the first {n}" for name, n in told["patients_of"].items() if n < told["patients"])
     lines = [
-        f"{about}, about {told['budget_seconds']:g} s a fit",
+        f"{about}, about {told['budget_seconds']:g} s a fit{fewer}",
         f"{'estimator':<24}{'data':<6}{'error':>8}{'CRPS':>9}{'cover':>8}{'±90 %':>8}{'s':>8}{'failed':>8}",
     ]
     for name, levels in told["estimators"].items():

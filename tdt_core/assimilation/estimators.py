@@ -14,6 +14,7 @@ from tdt_core.assimilation.conventional import differential_evolution, least_squ
 from tdt_core.assimilation.ensemble import es_mda, ies
 from tdt_core.assimilation.map_laplace import fit_map
 from tdt_core.assimilation.markov import mcmc
+from tdt_core.assimilation.network import available, couplings, network
 from tdt_core.assimilation.predictive import predictive_checks
 from tdt_core.assimilation.problem import Prior, Problem, build_problem
 from tdt_core.assimilation.target import Fit, Target
@@ -45,6 +46,8 @@ _ESTIMATORS: dict[str, Estimator] = {
     "differential_evolution": differential_evolution,
     "simulated_annealing": simulated_annealing,
 }
+if available():  # an optional extra
+    _ESTIMATORS["network"] = network
 
 
 def register(name: str, estimator: Estimator) -> None:
@@ -86,6 +89,8 @@ def assimilate(
     the fit repeated: never dropped silently. Every estimator then works with these errors. Evidence without usable activities
     leaves the prior.
     """
+    if estimator == "network":
+        couplings()  # says what to install, before anything is computed
     if estimator not in _ESTIMATORS:
         raise EstimationError(f"no estimator named {estimator!r}", expected=f"one of {sorted(_ESTIMATORS)}")
     problem = build_problem(prior, evidence, model)

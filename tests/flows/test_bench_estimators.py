@@ -3,7 +3,8 @@
 import pytest
 
 from flows.bench import estimators as bench
-from tdt_core.errors import SettingsError
+from tdt_core.assimilation.network import available
+from tdt_core.errors import EstimationError, SettingsError
 
 
 def test_every_estimator_is_told_at_every_level_of_data():
@@ -23,3 +24,19 @@ def test_every_estimator_is_told_at_every_level_of_data():
 def test_an_estimator_that_is_not_there_is_refused():
     with pytest.raises(SettingsError, match="magic"):
         bench.run(names="magic")
+
+
+@pytest.mark.skipif(not available(), reason="PyTorch is an optional extra: uv sync --extra network")
+def test_the_network_works_on_the_first_patients_and_the_table_says_so(tmp_path):
+    options = {"patients": 3, "seed": 2, "rung": "sum_of_exponentials", "names": "least_squares,network", "processes": 0}
+    told = bench.run(**options, seconds=0.05, network_patients=1, folder=str(tmp_path))
+    assert sorted("network" in path.name for path in tmp_path.glob("*.json")) == [False, False, True]
+    assert told["patients_of"] == {"network": 1}
+    assert all(r["failures"] == 0 and r["crps"] > 0 for r in told["estimators"]["network"].values())
+    assert "network on the first 1" in bench.describe(told)
+
+
+@pytest.mark.skipif(available(), reason="PyTorch is installed")
+def test_the_network_asked_for_without_torch_is_refused_with_the_remedy():
+    with pytest.raises(EstimationError, match="uv sync --extra network"):
+        bench.run(names="map,network")
