@@ -146,5 +146,6 @@ def _together(flow: Parameters, k: int, given: torch.Tensor, moved: torch.Tensor
 def _coupling(flow: Parameters, k: int, given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(m, given) -> ln factor and offset (m, moved) of the other half."""
     hidden = torch.tanh(given @ flow[f"{k}.in"] + flow[f"{k}.bias"])
-    stretch, move = (hidden @ flow[f"{k}.out"] + flow[f"{k}.offset"]).chunk(2, dim=1)
-    return STEEPEST * torch.tanh(stretch / STEEPEST), move
+    both = hidden @ flow[f"{k}.out"] + flow[f"{k}.offset"]
+    moved = both.shape[1] // 2
+    return STEEPEST * torch.tanh(both[:, :moved] / STEEPEST), both[:, moved:]
