@@ -5,7 +5,7 @@ The trail says when each became known; `storage.pool` says what stands. Nothing 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -80,8 +80,8 @@ def pool_of(store: TwinStore, pid: str, *, more: JsonDict | None = None, retract
             known[e["delivery"]] = pool.Statement(
                 e["delivery"], e["knowledge_time"], store.evidence.get_json(e["delivery"], KIND)
             )
-    for one in () if known else _from_chain(store, pid):
-        known[one.digest] = one
+    for one in () if _chain_kept(events) else _from_chain(store, pid):
+        known.setdefault(one.digest, one)
     if more is not None:
         name = digest_json(KIND, more)
         known.setdefault(name, pool.Statement(name, utc_text(datetime.now(UTC)), more))
@@ -99,22 +99,34 @@ def pool_of(store: TwinStore, pid: str, *, more: JsonDict | None = None, retract
 def record_delivery(store: TwinStore, content: JsonDict, *, time: datetime) -> str:
     """Keep a delivery; returns its digest. One that is there already is known since it first came."""
     pid = content["pid"]
-    events = [e for e in store.audit.events() if e.get("pid") == pid and e["event"] == KIND]
-    if not events:
-        for one in _from_chain(store, pid):
-            _append(store, pid, store.evidence.put_json(KIND, one.content), one.known)
+    _keep_chain(store, pid)
     name = store.evidence.put_json(KIND, content)
-    if name not in {e["delivery"] for e in events}:
-        _append(store, pid, name, utc_text(time))
+    if name not in {e["delivery"] for e in store.audit.events() if e.get("pid") == pid and e["event"] == KIND}:
+        store.audit.append(KIND, {"pid": pid, "delivery": name, "knowledge_time": utc_text(time)})
     return name
 
 
-def _append(store: TwinStore, pid: str, name: str, known: str) -> None:
-    store.audit.append(KIND, {"pid": pid, "delivery": name, "knowledge_time": known})
+def _keep_chain(store: TwinStore, pid: str) -> None:
+    """Keep the chain of a home without deliveries as deliveries, before anything makes another chain.
+
+    `to_come` tells how many of them follow, so that a death in between is seen and the rest is kept by the next run.
+    """
+    if _chain_kept([e for e in store.audit.events() if e.get("pid") == pid]):
+        return
+    chain = _from_chain(store, pid)
+    for n, one in enumerate(chain, start=1):
+        name = store.evidence.put_json(KIND, one.content)
+        told = {"pid": pid, "delivery": name, "knowledge_time": one.known, "to_come": len(chain) - n}
+        store.audit.append(KIND, told)
+
+
+def _chain_kept(events: Iterable[Record]) -> bool:
+    return any(e["event"] == KIND and e.get("to_come", 0) == 0 for e in events)
 
 
 def record_retraction(store: TwinStore, pid: str, item: str, *, undone: bool, reason: str, by: str, time: datetime) -> Record:
     """Keep that an item does not hold (or, `undone`, holds after all), why and who says so."""
+    _keep_chain(store, pid)
     data = {"pid": pid, "item": item, "undone": undone, "reason": reason, "by": by, "knowledge_time": utc_text(time)}
     return store.audit.append("retraction", data)
 

@@ -178,7 +178,7 @@ def cycles_of_pool(pid: str, items: Sequence[Item], statements: Sequence[Stateme
             remedy="take the corrected administration record in first",
             kind="administration.no_therapy",
         )
-    midnight_h = float(statements[0].content["midnight_h"])
+    midnight_h = max(float(s.content["midnight_h"]) for s in statements)  # one for all, 0 where a delivery does not tell
 
     def number(item: Item) -> int:
         if item.kind == "prior_therapy":  # known to the day
@@ -208,7 +208,8 @@ def _patient(statements: Sequence[Statement], therapies: Sequence[float], number
 
     def last(statement: Statement) -> int:
         times = [a["time_h"] for a in statement.content["administrations"] if a["intent"] == "therapy"]
-        return sum(t <= max(times) + LEAST_INTERVAL_H / 2 for t in therapies)
+        latest = max(times, default=-math.inf)  # cycle 0 of a home without deliveries tells of no therapy
+        return sum(t <= latest + LEAST_INTERVAL_H / 2 for t in therapies)
 
     def nearness(statement: Statement) -> tuple[bool, int, str, str]:
         at = last(statement)
