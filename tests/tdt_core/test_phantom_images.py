@@ -7,7 +7,7 @@ from tdt_core.errors import ModelError
 from tdt_core.phantom.activity import texture, texture_field
 from tdt_core.phantom.anatomy import CODE, FIRST_LESION, STRUCTURES
 from tdt_core.phantom.drawn import draw_anatomy
-from tdt_core.phantom.imaging import add_noise, bin_to_scan, blur, motion, noise_field
+from tdt_core.phantom.imaging import add_noise, bin_to_scan, blur, motion, noise_field, scanner
 from tdt_core.phantom.physiology import draw_body
 from tdt_core.phantom.shapes import lowest
 from tdt_core.phantom.truth import to_scan
@@ -158,3 +158,17 @@ def test_a_shape_takes_exactly_the_voxels_asked_for_even_with_ties():
 def test_settings_outside_their_range_are_refused(wrong):
     with pytest.raises(ModelError):
         PhantomSettings(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("kind", "nuclide", "seen"),
+    [
+        ("spect", "Lu-177", (9.46, 10.34, 9.995298536, 9.734003011)),
+        ("pet", "Ga-68", (8368.966, 6.43, 8496.251236771, 6.307156633)),
+    ],
+)
+def test_a_seed_keeps_its_scanner(kind, nuclide, seen):
+    """Every row of the table draws one number, so that a new one there would give every patient of a published seed other images."""
+    s = scanner(1, kind, nuclide)
+    found = (s.record.sensitivity_cps_per_mbq, s.record.resolution_fwhm_mm, s.true_sensitivity, s.true_fwhm_mm)
+    assert found == pytest.approx(seen, rel=1e-8)

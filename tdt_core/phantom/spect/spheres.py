@@ -74,7 +74,7 @@ def _recovery(
 
 def table(seed: int, voxel_mm: float) -> SphereTable | None:
     """What the calibration record of a patient's camera states: the tabled recoveries of the nearest voxel edge, each with the
-    error of measuring it (`spheres.recovery_rel_sd` of `phantom_images.csv`), rounded to 0.001; None where no phantom was
+    error of measuring it (`spheres.recovery_rel_sd` of `phantom_images_physical.csv`), rounded to 0.001; None where no phantom was
     imaged on voxels within a tenth of this edge."""
     known = packaged_table(SPHERES)
     found = {name: m for name in known if (m := ROW.fullmatch(name))}
@@ -82,7 +82,7 @@ def table(seed: int, voxel_mm: float) -> SphereTable | None:
     if abs(nearest / voxel_mm - 1) > NEAR:
         return None
     used = {name: m for name, m in found.items() if float(m["voxel"]) == nearest}
-    sd = packaged_table("phantom_images.csv").value("spheres.recovery_rel_sd")
+    sd = packaged_table("phantom_images_physical.csv").value("spheres.recovery_rel_sd")
     errors = np.clip(stream(seed, "calibration", 3).standard_normal(len(used)), -2.5, 2.5)
     rows = []
     for (name, m), error in zip(used.items(), errors, strict=True):
