@@ -168,7 +168,7 @@ def test_settings_outside_their_range_are_refused(wrong):
     ],
 )
 def test_a_seed_keeps_its_scanner(kind, nuclide, seen):
-    """Every row of the table draws one number, so that a new one there would give every patient of a published seed other images."""
+    """Every row of the table draws one number: a new one would give all patients of published seeds other images."""
     s = scanner(1, kind, nuclide)
     found = (s.record.sensitivity_cps_per_mbq, s.record.resolution_fwhm_mm, s.true_sensitivity, s.true_fwhm_mm)
     assert found == pytest.approx(seen, rel=1e-8)

@@ -74,8 +74,8 @@ def _recovery(
 
 def table(seed: int, voxel_mm: float) -> SphereTable | None:
     """What the calibration record of a patient's camera states: the tabled recoveries of the nearest voxel edge, each with the
-    error of measuring it (`spheres.recovery_rel_sd` of `phantom_images_physical.csv`), rounded to 0.001; None where no phantom was
-    imaged on voxels within a tenth of this edge."""
+    error of measuring it (`spheres.recovery_rel_sd`), rounded to 0.001; None where no phantom was imaged on voxels within a
+    tenth of this edge."""
     known = packaged_table(SPHERES)
     found = {name: m for name in known if (m := ROW.fullmatch(name))}
     nearest = min(sorted({float(m["voxel"]) for m in found.values()}), key=lambda edge: abs(edge - voxel_mm))
