@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 
 from storage.scratch import arrays_within
 from tdt_core.dosimetry import credible_dose
+from tdt_core.errors import StoreError
 from tdt_core.lazy import LazyMapping
 
 SHAPE = (12, 12, 12)
@@ -53,3 +56,14 @@ def test_credible_maps_from_a_file_and_from_things_made_when_asked_for_are_the_s
         assert np.array_equal(getattr(plain, name), getattr(lazy, name)), name
     assert np.array_equal(plain.bands.dose_gy, lazy.bands.dose_gy)
     assert (plain.dvh, plain.conservation) == (lazy.dvh, lazy.conservation)
+
+
+def test_a_disk_without_room_is_told_before_anything_is_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(StoreError) as found:
+        arrays_within(0.0, tmp_path)((4, 4))
+    assert found.value.kind == "store.full"
+    assert list(tmp_path.iterdir()) == []
