@@ -56,7 +56,7 @@ def conclude(site: Site, plan: CyclePlan) -> None:
     ledger = ledger_of([*past, *([current] if treated else [])], current, prior)
     upcoming = next_administration(product, start_of(evidence) + product.interval_h, given.amount_nmol)
     told = plan.identity["settings"]
-    wider = inflation_now(site, told, plan.parent, posterior, treated)
+    wider = inflation_now(site.store, told, plan.parent, posterior, treated)
     theta = next_parameters(rung, posterior, plan.number, product.interval_h, seed_of(plan), wider)
     factors = mass_factor_draws(evidence, posterior, posterior.draws[:, : theta.shape[1]], seed_of(plan))
     forecast = gy_per_mbq(rung, theta, upcoming, arrays["matrix"], factors)
@@ -154,7 +154,7 @@ def past_rows(site: Site, plan: CyclePlan, rung: KineticModel, posterior: Poster
         state = site.store.load(ancestor)
         earlier = state_model(state)
         step = transition(earlier, state.cycle, following - state.valid_time_h, was_treated(state))
-        step = step.widened(inflation_after(site, plan.identity["settings"], state))
+        step = step.widened(inflation_after(site.store, plan.identity["settings"], state))
         rng = np.random.default_rng([*seed_of(plan), SMOOTHER, state.cycle])
         draws = smooth_draws(state.posterior, step, names, draws, rng)
         if was_treated(state):

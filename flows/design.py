@@ -145,7 +145,8 @@ def _next_cycle(state: TwinState) -> tuple[Prior, Administration, str]:
     planned = from_plain(Product, state.identity["settings"]["product"])
     interval = 0.0 if state.cycle == 0 else planned.interval_h
     given = next_administration(planned, state.valid_time_h + interval, None)
-    return evolve(state, None, interval), given, "next cycle"
+    wider = float(state.summary.get("inflation", 1.0))  # as the state's own forecast took it
+    return evolve(state, None, interval, wider), given, "next cycle"
 
 
 def _under_way(state: TwinState) -> tuple[Posterior, Administration, str]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from flows.inflating import inflation_after
 from flows.ladder import asked_for
 from flows.report.svg import INK, MUTED, Frame, document, rule, text
 from flows.steps import start_of
@@ -94,7 +95,8 @@ def prior_of(store: TwinStore, state: TwinState, rung: KineticModel) -> Prior:
     if state.parent is None:
         return population_prior(rung)
     before = store.load(state.parent)
-    return adapt(evolve(before, None, start_of(state.evidence) - before.valid_time_h), rung)
+    wider = inflation_after(store, state.identity["settings"], before)
+    return adapt(evolve(before, None, start_of(state.evidence) - before.valid_time_h, wider), rung)
 
 
 def _dose(state: TwinState, rung: KineticModel, given: Administration, quantity: str) -> Callable[[FloatArray], FloatArray]:

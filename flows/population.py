@@ -114,7 +114,7 @@ def course_of(site: Site, states: Sequence[TwinState]) -> Chain | None:
         before = states[i - 1] if i else None
         prior = population_prior(rungs[k])
         if before is not None:
-            wider = inflation_after(site, state.identity["settings"], before)
+            wider = inflation_after(site.store, state.identity["settings"], before)
             prior = adapt(evolve(before, None, state.valid_time_h - before.valid_time_h, wider), rungs[k])
         keep, n = [own.index(x) for x in names], len(own)
         first = first or (prior.mean[keep], prior.covariance[np.ix_(keep, keep)])

@@ -47,13 +47,16 @@ def against_all_cycles(
         prior = population_prior(first_rung)
     else:
         before = site.store.load(first.parent)
-        prior = adapt(evolve(before, None, start_of(first.evidence) - before.valid_time_h), first_rung)
+        wider = inflation_after(site.store, settings or {}, before)
+        prior = adapt(evolve(before, None, start_of(first.evidence) - before.valid_time_h, wider), first_rung)
     starts = [start_of(s.evidence) for s in states[1:]] + [start_of(evidence)]
     cycles = [
         Cycle(
             m := state_model(s),
             s.evidence,
-            transition(m, s.cycle, start - s.valid_time_h, was_treated(s)).widened(inflation_after(site, settings or {}, s)),
+            transition(m, s.cycle, start - s.valid_time_h, was_treated(s)).widened(
+                inflation_after(site.store, settings or {}, s)
+            ),
         )
         for s, start in zip(states, starts, strict=True)
     ]

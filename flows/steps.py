@@ -161,7 +161,7 @@ def prior_of(site: Site, plan: CyclePlan, rung: KineticModel, evidence: Evidence
             remedy=f"complete what cycle {parent.cycle} lacked, so that its state is derived again",
             kind="estimation.prior",
         )
-    wider = inflation_after(site, plan.identity["settings"], parent)
+    wider = inflation_after(site.store, plan.identity["settings"], parent)
     return adapt(evolve(parent, decision_of(plan), start_of(evidence) - parent.valid_time_h, wider), rung)
 
 
