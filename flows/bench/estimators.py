@@ -44,7 +44,8 @@ EFFORT: Mapping[str, Callable[[float, int], dict[str, Any]]] = {
     "cluster_gauss_newton": lambda solves, p: {"members": int(np.clip(solves / 25, 50, 600))},
     "differential_evolution": lambda solves, p: {"solves": int(solves)},
     "simulated_annealing": lambda solves, p: {"solves": int(np.clip(solves / p, 50, 1_000_000))},
-    "network": lambda solves, p: {"steps": int(np.clip(solves / (8 * (p + 1)), 10, 500))},
+    # after the Laplace fits that it starts from
+    "network": lambda solves, p: {"steps": int(np.clip((solves - 100 * p) / (8 * (p + 1)), 10, 500))},
 }
 
 

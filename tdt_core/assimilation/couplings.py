@@ -101,7 +101,7 @@ def train(
     parameters held in q. Its noise vanishes where the flow is the posterior. A draw without a gradient of J counts for nothing,
     and no draw pulls with more than ten times the norm that a draw of a standard normal has.
     """
-    flow = {name: value.requires_grad_() if value.is_floating_point() else value for name, value in flow.items()}
+    flow = {name: value.clone().requires_grad_() if value.is_floating_point() else value for name, value in flow.items()}
     optimiser = torch.optim.Adam([v for v in flow.values() if v.requires_grad], lr=rate, eps=CAUTION)
     size = len(flow["shift"])
     for step in range(steps):

@@ -70,9 +70,16 @@ def network(
 
     Raises
     ------
-    EstimationError : PyTorch is missing; the Laplace fit has no finite objective; fewer than two draws have a solution.
+    EstimationError : PyTorch is missing; an option is no count or an odd batch; the Laplace fit has no finite objective; fewer
+        than two draws have a solution.
     """
     flows = couplings()
+    if steps < 1 or batch < 2 or batch % 2 or layers < 1 or width < 1 or rate <= 0:
+        raise EstimationError(
+            f"steps {steps}, batch {batch}, layers {layers}, width {width}, rate {rate}",
+            expected="all above zero, and an even batch: draws come in pairs",
+            kind="estimation.options",
+        )
     if not target.sd.size:
         return laplace(target, np.zeros(target.size))
     start = fit_map(target, rng, starts=1)

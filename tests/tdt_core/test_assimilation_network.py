@@ -170,6 +170,14 @@ def test_a_model_without_any_solution_is_refused():
         network(Target(Broken(-10.0), np.ones(1)), np.random.default_rng(1), steps=5)
 
 
+@needs_torch
+@pytest.mark.parametrize("option", [{"batch": 5}, {"batch": 0}, {"steps": 0}, {"rate": -1.0}])
+def test_options_that_train_nothing_are_refused(bent, option):
+    with pytest.raises(EstimationError, match="even batch") as refused:
+        network(bent, np.random.default_rng(1), **option)
+    assert refused.value.kind == "estimation.options"
+
+
 def test_slopes_are_those_of_the_objective_and_say_where_there_is_none(bent):
     z = np.array([[0.3, -0.4], [1.0, 2.0]])
     slope, there = slopes(bent, z)
