@@ -106,7 +106,7 @@ TAKEN_BACK: dict[str, Callable[[Any], bool]] = {
     "late scan": lambda i: i.kind == "scan" and 47 < i.time_h < 49,
     "late lab": lambda i: i.kind == "lab" and i.plain["analyte"] == "platelets" and i.time_h < 400,
     "sample corrected": lambda i: i.kind == "sample" and i.plain["kind"] == "blood" and i.plain["value"] > 0.14,
-    "regions drawn again": lambda i: i.kind == "labels" and i.version > "2026-03-11",
+    "regions drawn again": lambda i: i.kind == "labels" and "2026-03-11" < i.version < "2026-04",
     "earlier therapy corrected": lambda i: i.kind == "prior_therapy" and i.plain["dose_gy"] == 7.0,
     "second activity corrected": lambda i: i.kind == "administration" and i.plain["activity_mbq"] == 7000.0,
 }
@@ -230,7 +230,7 @@ def take(site: Site, folders: Mapping[str, Path], step: Step, call: Any = stand_
             return False
         retract(site, pid, wanted, reason="the sender says so", by="a physicist", undo=what == "undo", call=call)
     except (InputError, StoreError) as error:
-        if error.kind in ("input.cycle", "labels.missing", "scan.missing", "retraction.state"):
+        if error.kind in ("input.cycle", "labels.missing", "scan.missing", "retraction.state", "sample.first_reading"):
             return False
         raise
     return True
