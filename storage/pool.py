@@ -76,11 +76,18 @@ def items_of(statements: Iterable[Statement], describe: Describe) -> tuple[Item,
     for statement in statements:
         issued = statement.content["issued"]
         for item in _items(statement.content, describe):
-            found[item.id] = item
+            found[item.id] = _with_remarks(item, found.get(item.id, item))
             if issued:
                 stated[item.id] = max(issued, stated.get(item.id, issued))
             arrived[item.id] = min(statement.known, arrived.get(item.id, statement.known))
     return tuple(replace(item, version=stated.get(i, arrived[i])) for i, item in sorted(found.items()))
+
+
+def _with_remarks(item: Item, other: Item) -> Item:
+    """The item with what every delivery remarked on it, in no order of theirs."""
+    if item.plain == other.plain:
+        return item
+    return replace(item, plain={**item.plain, "remarks": sorted({*item.plain["remarks"], *other.plain["remarks"]})})
 
 
 def _items(content: Mapping[str, Any], describe: Describe) -> Iterable[Item]:
