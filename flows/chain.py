@@ -57,6 +57,8 @@ def take_in(site: Site, folder: Path) -> tuple[str, dict[int, str]]:
         quarantine_folder=site.settings.quarantine,
         amends=True,
     )
+    for finding in intake.findings:
+        progress.note(finding)
     content = content_of(intake)
     ready(pool_of(site.store, intake.pid, more=content))
     record_delivery(site.store, content, time=now())
@@ -80,7 +82,7 @@ def ready(known: Pool) -> dict[int, JsonDict]:
         raise InputError(
             f"cycle {number} lacks {lacks}",
             expected="at least one quantitative scan with its CT and a segmentation",
-            remedy="send what is missing; what came before stays known",
+            remedy="send what is missing, regions with the scan and CT that they lie on; what came before stays known",
             kind="input.cycle",
         )
     for number, lacks in late.items():

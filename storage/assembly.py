@@ -179,7 +179,7 @@ def _labels(
     out: dict[str, Labels] = {}
     for frame, sets in sorted(by_frame.items()):
         if frame not in cts:
-            collector.findings.append("regions on a frame of reference without a scan were not used")
+            collector.findings.append("regions without their scan and its CT in this folder were not used: send them together")
             continue
         paths = [p for s in sets for p in s.paths]
         ct = cts[frame].image

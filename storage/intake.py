@@ -118,6 +118,7 @@ def _take(folder: Path, vault: Vault, calibration_file: Path | None, ct_calibrat
                 pid,
                 patient,
                 tuple(cycles),
+                tuple(dict.fromkeys(collector.findings)),
                 issued=material.record.issued,
                 withdrawn_labs=tuple(sorted(vault.token("lab", r) for r in material.withdrawn_labs)),
                 lines=in_hours(material.samples, origin),

@@ -53,6 +53,7 @@ class Intake:
 
     Attributes
     ----------
+    findings : remarks that belong to no cycle, such as what of the folder was not used.
     issued : when the sender made the record, if it says so.
     withdrawn_labs : record numbers (pseudonymised) of results entered in error, in whichever delivery they came.
     lines : the samples as they were measured, on the patient's time axis.
