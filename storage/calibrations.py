@@ -16,6 +16,7 @@ from typing import Any
 from storage.tables import read_json
 from tdt_core.codec import from_plain
 from tdt_core.errors import CalibrationError
+from tdt_core.parameters import packaged_table
 from tdt_core.twin import CalibrationRecord
 
 SCHEMA = 1
@@ -164,8 +165,9 @@ def _sphere_table(n: int, table: Any) -> dict[str, Any] | None:
             number = row[name]
             if isinstance(number, bool) or not isinstance(number, (int, float)) or not low <= number <= high:
                 raise _format(f"{name} in {_SPHERES} of calibration record {n} is {number}", form)
-    if not rows:
-        raise _format(f"{_SPHERES} of calibration record {n} holds no sphere", form)
+    least = packaged_table("imaging_parameters.csv").value("spheres.smallest")
+    if not any(row["volume_ml"] >= least for row in rows):
+        raise _format(f"{_SPHERES} of calibration record {n} holds no sphere of {least:g} mL or more", form)
     return {k: [{f: float(v) for f, v in r.items()} for r in rows] if k == "rows" else float(v) for k, v in table.items()}
 
 

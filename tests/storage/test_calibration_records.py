@@ -59,6 +59,7 @@ def test_a_sphere_phantom_is_kept_as_it_was_measured(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "spheres",
     [
+        SPHERES | {"rows": [SPHERE | {"volume_ml": 2.9}]},
         [], {}, {"rows": [SPHERE]}, SPHERES | {"rows": []}, SPHERES | {"rel_sd": -0.1}, SPHERES | {"voxel_mm": True},
         SPHERES | {"rows": [SPHERE | {"recovery": 0}]}, SPHERES | {"rows": [SPHERE | {"ratio": 0.5}]},
         SPHERES | {"rows": [SPHERE | {"ratio": "10"}]}, SPHERES | {"rows": [3]},
