@@ -96,9 +96,18 @@ def known_cycles(site: Site, pid: str) -> dict[int, str]:
 
 
 def run_chain(site: Site, folder: Path, call: Caller = call_directly) -> dict[str, Any]:
-    """Take a folder in and bring the patient's chain up to date. See `bring_up_to_date`."""
+    """Take a folder in and bring the patient's chain up to date. See `bring_up_to_date`.
+
+    What was taken in stays known where a step then refuses it, and would be refused in every later run: the error says how to
+    take it back.
+    """
     pid, bundles = take_in(site, folder)
-    return bring_up_to_date(site, pid, bundles, call)
+    try:
+        return bring_up_to_date(site, pid, bundles, call)
+    except InputError as error:
+        back = f"or take back what this folder brought: tdt evidence {pid} lists it, tdt retract {pid} ITEM takes it back"
+        remedy = f"{error.remedy}; {back}" if error.remedy else back.removeprefix("or ")
+        raise type(error)(error.found, expected=error.expected, remedy=remedy, kind=error.kind) from error
 
 
 def bring_up_to_date(

@@ -12,7 +12,7 @@ from flows.cli import main
 from flows.evidence import listed, retract
 from storage.deliveries import pool_of
 from storage.twins import now
-from tdt_core.errors import InputError, StoreError
+from tdt_core.errors import GeometryError, InputError, StoreError
 
 CHOSEN = ("base", "late scan", "second cycle", "second activity corrected")
 
@@ -119,3 +119,17 @@ def test_the_command_line_lists_and_refuses(told, capsys):
     assert "standing" in capsys.readouterr().out
     assert main(["--home", str(site.settings.home), "retract", pid, "ffff0000", "--reason", "wrong", "--name", "N. N."]) == 1
     assert "retraction.unknown" in capsys.readouterr().err
+
+
+def test_what_a_step_refuses_stays_known_and_the_error_says_how_to_take_it_back(folders, tmp_path):
+    site = new_site(tmp_path, tmp_path / "vault")
+
+    def refuse(name, step, site, plan):
+        raise GeometryError("a scan without a body", expected="a body", remedy="send another")
+
+    with pytest.raises(GeometryError, match=r"send another; or take back .* tdt retract") as caught:
+        run_chain(site, folders["base"], refuse)
+    (state,) = run_chain(site, folders["base"], stand_in)["states"]
+    pid = site.store.load(state).pid
+    assert f"tdt evidence {pid}" in caught.value.remedy
+    assert [i.status for i in pool_of(site.store, pid).items if i.kind == "scan"] == ["standing"]
