@@ -17,7 +17,9 @@ BANNER = "Research use only. Not a medical device."
 def demo(
     seed: Annotated[int, typer.Option(help="Seed of the reference patient.")] = 1,
     cycles: Annotated[int, typer.Option(min=2, max=6, help="Therapy cycles.")] = 2,
-    matrix: Annotated[int, typer.Option(help="Voxels of a scan across 460 mm: 64 to 128.")] = 96,
+    matrix: Annotated[
+        int, typer.Option(help="Voxels of a scan across 460 mm: even; 64 to 128 are realistic, fewer are quick.")
+    ] = 96,
     anatomy: Annotated[
         Path | None, typer.Option(help="Folder of a real labelled volume in place of a drawn body (see `phantom`).")
     ] = None,
@@ -126,7 +128,9 @@ def phantom(
     out: Annotated[Path, typer.Argument(help="New or empty folder; gets `inbox` and `truth`.")],
     seed: Annotated[int, typer.Option(min=0, help="Any whole number; the same seed gives the same bytes.")] = 1,
     cycles: Annotated[int, typer.Option(min=2, max=6)] = 2,
-    matrix: Annotated[int, typer.Option(help="Voxels of a scan across 460 mm: 64 to 128, even.")] = 96,
+    matrix: Annotated[
+        int, typer.Option(help="Voxels of a scan across 460 mm: even; 64 to 128 are realistic, fewer are quick.")
+    ] = 96,
     time_points: Annotated[int, typer.Option(min=3, max=4, help="SPECT scans per cycle.")] = 4,
     variant: Annotated[str, typer.Option(help="standard, one_kidney or no_spleen.")] = "standard",
     product: Annotated[str, typer.Option(help="Therapy product.")] = "Lu-177-PSMA-617",

@@ -20,6 +20,8 @@ from tdt_core.errors import InputError, StoreError
 def listed(store: TwinStore, pid: str) -> list[dict[str, Any]]:
     """Every item that was ever stated, in order of time: id, kind, hour, since when known, what became of it."""
     known = pool_of(store, pid)
+    if not known.items:
+        raise StoreError(f"nothing was delivered for {pid}", expected="a patient of `tdt twin list`", kind="store.unknown")
     rows = [
         {
             "item": item.id,

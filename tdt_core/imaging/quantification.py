@@ -22,6 +22,7 @@ from tdt_core.imaging.density import check_coverage, media
 from tdt_core.imaging.label_shape import shape_fractions
 from tdt_core.imaging.masks import body_outline, check_labels
 from tdt_core.imaging.partial_volume import Corrected, compartments, correct
+from tdt_core.imaging.plausible import rising_activity
 from tdt_core.imaging.regions import region_named, with_volume
 from tdt_core.imaging.registration import register
 from tdt_core.imaging.resampling import RigidTransform, fractions_on, identity_transform, resample
@@ -374,8 +375,10 @@ def quantify_cycle(
     regions, on_grid = _sized(labels, on_grid, inside, rho, reference.volume)
     for _, _, more in results:
         findings += more
+    activities = tuple(a for r in results for a in r[0])
+    findings += rising_activity(ordered, activities)
     return CycleImages(
-        activities=tuple(a for r in results for a in r[0]),
+        activities=activities,
         regions=regions,
         labels=on_grid,
         body=inside,

@@ -12,6 +12,7 @@ from imaging_bodies import ORGANS, affine_of, labels_of, make_scan, rigid, true_
 from tdt_core.dosimetry import MATERIALS
 from tdt_core.errors import CalibrationError, GeometryError, InputError, ModelError, UnitError
 from tdt_core.imaging.ct_calibration import CtCalibration
+from tdt_core.imaging.plausible import rising_activity
 from tdt_core.imaging.quantification import CycleImages, labels_on_reference, quantify_cycle
 from tdt_core.imaging.volume import LabelVolume, Scan, Volume
 from tdt_core.imaging.weights import time_weights_h, voxel_weights, weight_draws
@@ -140,6 +141,17 @@ def test_one_time_point_is_enough() -> None:
     im = run((scans()[0],))
     assert {a.scan for a in im.activities} == {"A"}
     assert voxel_weights(im)["kidney_left"].sum() == pytest.approx(1.0, abs=1e-5)
+
+
+def test_activity_that_rises_beyond_what_decay_leaves_is_told() -> None:
+    first, second = (scan for scan, _ in scans())
+    assert not any("decay leaves" in f for f in images().findings)
+    exchanged = [replace(second, time_h=24.0), replace(first, time_h=96.0)]
+    (told,) = rising_activity(exchanged, images().activities)
+    assert "at 96.0 h holds" in told
+    assert "check scan times" in told
+    other = [exchanged[0], replace(exchanged[1], nuclide="In-111")]
+    assert rising_activity(other, images().activities) == []
 
 
 def test_values_without_a_record_get_a_wide_budget_and_a_finding() -> None:
