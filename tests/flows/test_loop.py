@@ -166,6 +166,7 @@ def test_replay_takes_seed_and_limits_from_the_state_and_not_from_todays_setting
     assert replay(open_site(settings), outcome["states"][0]) == []
 
 
+@pytest.mark.long
 def test_another_site_gives_the_same_state_ids_and_bytes_only_for_the_same_pseudonym(run, patient, tmp_path):
     """Identity holds no path and no clock: a second home with the same vault repeats every byte."""
     site, outcome = run
@@ -234,6 +235,7 @@ def test_a_patient_without_pre_therapy_imaging_starts_at_cycle_1_and_keeps_the_e
     assert min(x.time_h for x in first.evidence.labs) < 0
 
 
+@pytest.mark.long
 def test_an_earlier_therapy_opens_the_ledger_and_without_its_bed_the_twin_makes_no_recommendation(run, patient, tmp_path):
     site, outcome = run
     folder = only_cycle(patient, tmp_path / "folder", (0, 1), 2)

@@ -80,7 +80,7 @@ def test_voxel_weights_come_nearer_to_the_true_pattern_than_a_uniform_region() -
         assert np.sqrt(((mine - true) ** 2).mean()) < true.std()
 
 
-@pytest.mark.parametrize("seed", [2, 3])
+@pytest.mark.parametrize("seed", [2, pytest.param(3, marks=pytest.mark.long)])
 def test_deep_inside_a_region_the_pattern_is_the_truth_as_far_as_the_image_resolves_it(seed: int) -> None:
     images, cycle = quantified(seed, 1)
     weights = voxel_weights(images)
