@@ -7,6 +7,7 @@ from tdt_core.errors import SettingsError
 from tdt_core.kinetics.clinical_levels import Level, levels
 
 
+@pytest.mark.long
 def test_the_check_table_is_rebuilt_with_every_published_line_and_its_verdict() -> None:
     figures = run(patients=200, seed=2)
     assert [(r["row"], r["cohort"]) for r in figures["rows"]] == [(v.row, v.cohort) for v in levels()]

@@ -104,6 +104,7 @@ def test_a_pet_needs_an_imaging_agent_and_counts_as_one_measurement(state: TwinS
         designed(replace(state, identity=given), Wanted(1, (192.0,), pet=True), under_way=True)
 
 
+@pytest.mark.long
 def test_blood_and_readings_are_offered_beside_scans_by_the_whole_body_rung(state: TwinState) -> None:
     kidneys = tuple(r for r in state.evidence.regions if r.organ == "kidneys")
     seen = tuple(a for a in state.evidence.activities if a.region in {r.name for r in kidneys})

@@ -290,6 +290,18 @@ def test_identified_results_name_the_patient_in_the_frame_of_the_input_and_other
     assert b"ID-4711" not in (tmp_path / "mine" / "page.html").read_bytes()
 
 
+def test_intervals_hold_what_nobody_said_about_the_time_before_the_first_scan(
+    phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unsaid = told_of(phantom, tmp_path / "unsaid", capsys)
+    said = told_of(phantom, tmp_path / "said", capsys, "--before-first", "constant")
+    widths = []
+    for a, b in zip(unsaid["regions"], said["regions"], strict=True):
+        assert a["dose_gy"]["mean"] == pytest.approx(b["dose_gy"]["mean"], rel=1e-6)
+        widths.append((a["dose_gy"]["q95"] - a["dose_gy"]["q05"]) / (b["dose_gy"]["q95"] - b["dose_gy"]["q05"]))
+    assert np.median(widths) > 1.01
+
+
 def test_scans_without_that_number_are_refused(one_scan: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["dose", str(one_scan), "--scan", "2", "--json"]) == 3
     assert json.loads(capsys.readouterr().out)["error"]["kind"] == "dose.scans"

@@ -13,6 +13,7 @@ from storage.twins import TwinStore
 
 
 @pytest.mark.services
+@pytest.mark.long
 def test_no_canary_of_files_or_of_the_folder_name_reaches_prefect_mlflow_logs_or_pages(
     prefect_settings: Settings, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
