@@ -226,7 +226,7 @@ class Compartmental:
             return dict(zip(self.parameters, to_natural(self.parameters, theta).T, strict=True))
 
         shares = by_name([r.name for r in self.regions], self.ode.regions)
-        return System(self.ode, quantities, lambda given: shares, RTOL)
+        return System(self.ode, quantities, self.ode.coefficients, lambda values: shares, RTOL)
 
     def activity(self, theta: FloatArray, administration: Administration, times_h: FloatArray) -> FloatArray:
         """See `KineticModel.activity`."""

@@ -21,11 +21,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 
 from tdt_core.errors import ModelError
 from tdt_core.kinetics.pbrpk import PBRPK, SINK, TEMPLATES, VARIANTS, VENOUS, Array, Organ
-from tdt_core.kinetics.rules import Rule
+from tdt_core.kinetics.rules import Quantities, Rule
 from tdt_core.parameters import Status
 
 REST, KIDNEYS, VISCERA = "rest_of_body", "both_kidneys", "viscera"
@@ -199,9 +200,22 @@ def shares(model: PBRPK, parameters: Mapping[str, Any] | None = None) -> xr.Data
     left and right, all of this is by volume.
     """
     values = model.quantities(parameters)
-    regions = model.regions
-    organs = (*(m.name for o in model.organs for m in o.members or (o,)), SINK)
-    size = max((np.size(v) for v in values.values()), default=1)
+    coords = {"organ": list(organs_of(model)), "region": list(model.regions)}
+    out = shares_of(model, values)
+    if any(np.ndim(v) for v in values.values()):
+        return xr.DataArray(out, dims=("member", "organ", "region"), coords=coords)
+    return xr.DataArray(out[0], dims=("organ", "region"), coords=coords)
+
+
+def organs_of(model: PBRPK) -> tuple[str, ...]:
+    """Organs of the whole body, merged ones apart again, then the sink."""
+    return (*(m.name for o in model.organs for m in o.members or (o,)), SINK)
+
+
+def shares_of(model: PBRPK, values: Quantities) -> npt.NDArray[Any]:
+    """(m or 1, organs, regions): `shares` of a model whose quantities are known; complex where these are."""
+    regions, organs = model.regions, organs_of(model)
+    size = max((v.size for v in values.values()), default=1)
     out = np.zeros((size, len(organs), len(regions)), dtype=np.result_type(*values.values()))  # complex steps pass through
     for j, region in enumerate(regions):
         if region in organs:
@@ -219,13 +233,7 @@ def shares(model: PBRPK, parameters: Mapping[str, Any] | None = None) -> xr.Data
         out[:, rows, regions.index(organ.name)] = bound
         if "intracellular" not in organ.parts:
             out[:, rows, venous] += (space - bound * total) / np.reshape(values[f"{VENOUS}.volume"], (-1, 1))
-    coords = {"organ": list(organs), "region": list(regions)}
-    many = any(np.ndim(v) for v in values.values())
-    return (
-        xr.DataArray(out, dims=("member", "organ", "region"), coords=coords)
-        if many
-        else xr.DataArray(out[0], dims=("organ", "region"), coords=coords)
-    )
+    return out
 
 
 def _spaces(model: PBRPK, organ: Organ, values: Mapping[str, Array]) -> list[Array]:

@@ -31,13 +31,15 @@ class System:
 
     Attributes
     ----------
-    quantities : (m, n) parameters, maybe complex -> given quantities of the model by name, () or (m,).
-    shares : given quantities -> (m or 1, regions, model regions) share of each region of the model that a region of the
+    quantities : (m, n) parameters, maybe complex -> quantities of the model by name, () or (m,), those that follow included.
+    coefficients : quantities -> coefficients of the model's network by name.
+    shares : quantities -> (m or 1, regions, model regions) share of each region of the model that a region of the
         patient holds; complex where the quantities are.
     """
 
     model: OdeModel
     quantities: Callable[[npt.NDArray[Any]], Mapping[str, Any]]
+    coefficients: Callable[[Mapping[str, Any]], Mapping[str, Any]]
     shares: Callable[[Mapping[str, Any]], npt.NDArray[Any]]
     rtol: float = 1e-6
 
@@ -66,14 +68,14 @@ class System:
 
     def _solve(self, run: Run, theta: npt.NDArray[Any]) -> tuple[Solution, npt.NDArray[Any]]:
         """Solution and shares for each row of (m, n) theta; where it is complex, derivatives along its imaginary part."""
-        given = self.quantities(theta)
-        turned = run.network.gather(self.model.coefficients(given))
+        values = self.quantities(theta)
+        turned = run.network.gather(self.coefficients(values))
         turned = np.broadcast_to(turned, (len(theta), turned.shape[1]))
         directions = turned.imag / COMPLEX_STEP if np.iscomplexobj(theta) else None
         found = solve(run.tables, np.ascontiguousarray(turned.real), run.course, self.rtol, run.scale_nmol, directions)
         if found.failed.any():
             raise EstimationError(f"{int(found.failed.sum())} of {found.failed.size} solves failed", remedy="narrow the prior")
-        return found, self.shares(given)
+        return found, self.shares(values)
 
     def _run(self, administration: Administration, times_h: FloatArray) -> Run:
         if administration.amount_nmol is None:

@@ -186,6 +186,19 @@ class PBRPK:
         self.structure.check_balance(values, [self.table.resolve(o) for o in overrides or {}])
         return values
 
+    def prepared(self, fixed: Mapping[str, Any], varying: Iterable[str]) -> Callable[[Mapping[str, Any]], Quantities]:
+        """`quantities` for many values of the same quantities beside the same fixed ones: see `RuleTable.prepared`."""
+        names = list(varying)
+        evaluate = self.table.prepared(fixed, names)
+        given = [self.table.resolve(n) for n in (*fixed, *names)]
+
+        def quantities(values: Mapping[str, Any]) -> Quantities:
+            found = evaluate(values)
+            self.structure.check_balance(found, given)
+            return found
+
+        return quantities
+
     def resolve(self, name: str) -> str:
         """Full name of a quantity from that, an alias, or a bare name that only one organ has."""
         return self.table.resolve(name)

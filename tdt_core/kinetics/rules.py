@@ -14,7 +14,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, cast
@@ -122,6 +122,7 @@ class _Plan:
 
     entries: tuple[_Entry, ...]
     graph: Mapping[str, frozenset[str]] = field(repr=False)  # name -> what it is computed from
+    checked: tuple[Rule, ...] = field(repr=False)  # of what is given and what is computed, in that order
 
 
 class RuleTable(Mapping[str, Rule]):
@@ -174,11 +175,15 @@ class RuleTable(Mapping[str, Rule]):
                 )
         self._check_units()
         self._plans: dict[frozenset[str], _Plan] = {}
+        self._active = {n: e[0] for n, e in self._entries.items()}
         base = self._ordered(frozenset(), set(self._entries))
         self._base = self._run(base, {}, {})
-        self._active = {n: e[0] for n, e in self._entries.items()}
-        for entry in (e for entries in self._entries.values() for e in entries if e.when):
-            self._plan(entry.when)
+        for when in {e.when for entries in self._entries.values() for e in entries if e.when}:
+            chosen = self._rows(when)
+            graph = {n: row.tree.names for n, row in chosen.items()}
+            # a new circle goes through a row that is new
+            if any(n in _ancestors(graph[n], graph) for n, row in chosen.items() if row is not self._active[n]):
+                self._ordered(when, set())
 
     # construction
 
@@ -241,8 +246,19 @@ class RuleTable(Mapping[str, Rule]):
         """The row that holds where `given` are given: the one with most conditions, of these the last."""
         return max((e for e in self._entries[name] if e.when <= given), key=lambda e: len(e.when))
 
+    @cached_property
+    def _conditional(self) -> tuple[str, ...]:
+        """Quantities with more than one row."""
+        return tuple(n for n, entries in self._entries.items() if len(entries) > 1)
+
+    def _rows(self, given: frozenset[str]) -> dict[str, _Entry]:
+        """Row of each quantity that is computed where `given` are given."""
+        rows = {n: row for n, row in self._active.items() if n not in given}
+        return rows | {n: self._choose(n, given) for n in self._conditional if n not in given}
+
     def _ordered(self, given: frozenset[str], wanted: set[str]) -> _Plan:
-        entries = {n: self._choose(n, given) for n in self._entries if n not in given}
+        """What to compute of `wanted` where `given` are given."""
+        entries = self._rows(given)
         graph = {n: e.tree.names for n, e in entries.items()}
         try:
             order = tuple(TopologicalSorter(graph).static_order())
@@ -254,25 +270,16 @@ class RuleTable(Mapping[str, Rule]):
                 remedy=f"make one of {', '.join(sorted(set(error.args[1])))} a number",
                 kind="model.cycle",
             ) from None
-        return _Plan(tuple(entries[n] for n in order if n in wanted and n in entries), graph)
+        chosen = tuple(entries[n] for n in order if n in wanted and n in entries)
+        return _Plan(chosen, graph, (*(self._choose(n, given).rule for n in given), *(e.rule for e in chosen)))
 
     def _plan(self, given: frozenset[str]) -> _Plan:
         if given not in self._plans:
             if len(self._plans) > 1000:
                 self._plans.clear()
-            followers: dict[str, list[str]] = {}
-            dirty = [n for n in self._entries if n not in given and self._choose(n, given) is not self._active[n]]
-            for n in self._entries:
-                if n not in given:
-                    for source in self._choose(n, given).tree.names:
-                        followers.setdefault(source, []).append(n)
-            dirty += given
-            reached: set[str] = set()
-            while dirty:
-                name = dirty.pop()
-                if name not in reached:
-                    reached.add(name)
-                    dirty += followers.get(name, ())
+            rows = self._rows(given)
+            changed = [n for n, row in rows.items() if row is not self._active[n]]
+            reached = _reached((*changed, *given), {n: row.tree.names for n, row in rows.items()})
             self._plans[given] = self._ordered(given, reached - given)
         return self._plans[given]
 
@@ -281,8 +288,7 @@ class RuleTable(Mapping[str, Rule]):
         with np.errstate(all="ignore"):  # judged right below
             for entry in plan.entries:
                 values[entry.rule.name] = entry.compute(values)
-        chosen = frozenset(given)
-        for rule in (*(self._choose(n, chosen).rule for n in given), *(e.rule for e in plan.entries)):
+        for rule in plan.checked:
             values[rule.name] = value = np.asarray(values[rule.name])
             if not _plainly_inside(rule.bound, value):
                 self._check(rule, value, plan, given)
@@ -313,7 +319,7 @@ class RuleTable(Mapping[str, Rule]):
     def _causes(self, name: str, member: int, plan: _Plan, given: Quantities) -> str:
         """What is given and a quantity follows from, the three that are furthest from their usual value."""
         found = []
-        for cause in (n for n in given if n in _ancestors(name, plan.graph)):
+        for cause in (n for n in given if n in _ancestors([name], plan.graph)):
             value = float(np.ravel(np.real(given[cause]))[member if given[cause].size > 1 else 0])
             usual = float(np.real(self._base[cause]))
             far = abs(math.log(value / usual)) if value > 0 and usual > 0 else math.inf
@@ -418,6 +424,29 @@ class RuleTable(Mapping[str, Rule]):
             return dict(self._base)
         return self._run(self._plan(frozenset(given)), self._base, given)
 
+    def prepared(self, fixed: Mapping[str, Any], varying: Iterable[str]) -> Callable[[Mapping[str, Any]], dict[str, Array]]:
+        """`evaluate` for many values of the same quantities beside the same fixed ones.
+
+        The function takes values of `varying`, all of them, and gives what `evaluate({**fixed, **values})` gives; from the
+        second call on it computes only what follows from them.
+        """
+        names = frozenset(map(self.resolve, varying))
+        given = names | frozenset(map(self.resolve, fixed))
+        full = self._plan(given)
+        moving = _reached(names, full.graph)
+        again = self._ordered(given, moving)
+        again = replace(again, checked=tuple(r for r in again.checked if r.name in moving))
+        start: dict[str, Array] = {}
+
+        def evaluate(values: Mapping[str, Any]) -> dict[str, Array]:
+            if not start:
+                found = self._run(full, self._base, self._given({**fixed, **values}))
+                start.update({n: v for n, v in found.items() if n not in moving})
+                return found
+            return self._run(again, start, self._given(values))
+
+        return evaluate
+
     @cached_property
     def parameters(self) -> ParameterTable:
         """The quantities that are numbers and not rules, with their spread."""
@@ -431,7 +460,7 @@ class RuleTable(Mapping[str, Rule]):
     def sources(self, name: str, overrides: Iterable[str] = ()) -> frozenset[str]:
         """Everything that a quantity follows from where `overrides` are given, itself included."""
         given = frozenset(self.resolve(o) for o in overrides)
-        return _ancestors(self.resolve(name), self._plan(given).graph if given else self._ordered(given, set()).graph)
+        return _ancestors([self.resolve(name)], self._plan(given).graph if given else self._ordered(given, set()).graph)
 
     def __getitem__(self, name: str) -> Rule:
         return self._entries[self.resolve(name)][0].rule
@@ -454,9 +483,26 @@ def _plainly_inside(bound: str, value: Array) -> bool:
     return bool(low > 0 and high <= 1) if bound == "[0,1]" else bool(low > 0 and high < math.inf)
 
 
-def _ancestors(name: str, graph: Mapping[str, frozenset[str]]) -> frozenset[str]:
+def _reached(names: Iterable[str], graph: Mapping[str, frozenset[str]]) -> set[str]:
+    """These names and everything that follows from them; `graph` name -> what it is computed from."""
+    followers: dict[str, list[str]] = {}
+    for name, sources in graph.items():
+        for source in sources:
+            followers.setdefault(source, []).append(name)
     reached: set[str] = set()
-    todo = [name]
+    todo = list(names)
+    while todo:
+        name = todo.pop()
+        if name not in reached:
+            reached.add(name)
+            todo += followers.get(name, ())
+    return reached
+
+
+def _ancestors(names: Iterable[str], graph: Mapping[str, frozenset[str]]) -> frozenset[str]:
+    """These names and everything that they follow from."""
+    reached: set[str] = set()
+    todo = list(names)
     while todo:
         one = todo.pop()
         if one not in reached:

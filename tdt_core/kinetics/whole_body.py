@@ -22,11 +22,12 @@ from tdt_core.kinetics.anatomy import SINK, VENOUS
 from tdt_core.kinetics.daughters import daughters_of
 from tdt_core.kinetics.ladder import Covariates, register, to_natural
 from tdt_core.kinetics.ligands import receptor_of
-from tdt_core.kinetics.lumping import lumped, reduced, shares
+from tdt_core.kinetics.lumping import lumped, organs_of, reduced, shares_of
 from tdt_core.kinetics.ode_rung import System, by_name
 from tdt_core.kinetics.pbrpk import COMMON, PBRPK
 from tdt_core.kinetics.population import Population, population
 from tdt_core.kinetics.progeny import Shift
+from tdt_core.kinetics.rules import Quantities
 from tdt_core.kinetics.simulation import simulate_batch
 from tdt_core.kinetics.sum_of_exponentials import SumOfExponentials
 from tdt_core.nuclides import nuclide
@@ -195,24 +196,34 @@ class WholeBody:
     def _system(self, ligand: str) -> System:
         """The model of a ligand of the same receptor; the imaging agent's differs in its own rows only."""
         if ligand not in self._systems:
-            own = ligand == self.ligand
             model = self._of(ligand)
-            fixed = {n: v for n, v in self._fixed.items() if own or n in OF_THE_THERAPY or not n.startswith("ligand.")}
-            table = ParameterTable(list(self.parameters.values())[: self._own])
 
-            def quantities(theta: npt.NDArray[Any]) -> dict[str, Any]:
-                return fixed | dict(zip(self._names, to_natural(table, theta).T, strict=True))
+            evaluate = model.prepared(self._fixed_of(ligand), self._names)
 
-            self._systems[ligand] = System(model, quantities, self._shares, self.tolerance)
+            def quantities(theta: npt.NDArray[Any]) -> Quantities:
+                return evaluate(self._estimated(theta))
+
+            self._systems[ligand] = System(model, quantities, model.coefficients_of, self._shares, self.tolerance)
         return self._systems[ligand]
 
-    def _shares(self, given: Mapping[str, Any]) -> npt.NDArray[Any]:
+    @cached_property
+    def _own_parameters(self) -> ParameterTable:
+        return ParameterTable(list(self.parameters.values())[: self._own])
+
+    def _fixed_of(self, ligand: str) -> dict[str, float]:
+        own = ligand == self.ligand
+        return {n: v for n, v in self._fixed.items() if own or n in OF_THE_THERAPY or not n.startswith("ligand.")}
+
+    def _estimated(self, theta: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
+        """(m, own) theta -> (m,) of each estimated quantity of the model."""
+        return dict(zip(self._names, to_natural(self._own_parameters, theta).T, strict=True))
+
+    def _shares(self, values: Quantities) -> npt.NDArray[Any]:
         """Of the model's organs, merged ones apart again, what each region holds."""
         regions = [self._place.get(r.name, "") for r in self.regions]
         if not any(o.members for o in self._base.organs):
             return by_name(regions, self._base.regions)
-        parts = shares(self._base, given).transpose(..., "organ", "region")
-        return np.asarray(by_name(regions, [str(o) for o in parts["organ"].to_numpy()]) @ parts.to_numpy())
+        return np.asarray(by_name(regions, organs_of(self._base)) @ shares_of(self._base, values))
 
     def activity(self, theta: FloatArray, administration: Administration, times_h: FloatArray) -> FloatArray:
         """See `KineticModel.activity`."""
@@ -238,11 +249,10 @@ class WholeBody:
             self._systems[key] = replace(self._system(ligand), shares=self._compartment_shares)
         return self._systems[key]
 
-    def _compartment_shares(self, given: Mapping[str, Any]) -> npt.NDArray[Any]:
+    def _compartment_shares(self, values: Quantities) -> npt.NDArray[Any]:
         """(m or 1, compartments, model regions); blood per mL: ligand is in the plasma of the venous pool alone."""
-        quantities = self._base.quantities(given)
-        plasma_ml = np.asarray(quantities[f"{VENOUS}.volume"]) * 1000.0
-        per_ml = (1.0 - np.asarray(quantities["blood.hematocrit"])) / plasma_ml
+        plasma_ml = np.asarray(values[f"{VENOUS}.volume"]) * 1000.0
+        per_ml = (1.0 - np.asarray(values["blood.hematocrit"])) / plasma_ml
         names = self._base.regions
         out = np.zeros((max(1, per_ml.size), len(self.compartments), len(names)), per_ml.dtype)
         out[:, 0, names.index(VENOUS)] = per_ml
@@ -288,7 +298,7 @@ class WholeBody:
     def _shifts(
         self, theta: FloatArray, administration: Administration, times_h: FloatArray, quantities: Mapping[str, Any]
     ) -> list[Shift]:
-        given = dict(self._system(administration.ligand).quantities(theta[:, : self._own]))
+        given = self._fixed_of(administration.ligand) | self._estimated(theta[:, : self._own])
         model = self._following(administration.ligand)
         end = max(DAUGHTER_HALF_LIVES * nuclide(administration.nuclide).half_life_h, times_h.max(initial=0.0))
         schedule = [replace(_with_amount(administration), time_h=0.0)]
@@ -297,7 +307,7 @@ class WholeBody:
             raise EstimationError(f"{int(data['failed'].sum())} of {len(theta)} solves failed", remedy="narrow the prior")
         parent = nuclide(administration.nuclide).name
         least = -self.time_integrated_activity(theta, administration)
-        shares = self._shares(given)
+        shares = self._shares(self._of(administration.ligand).quantities(given))
         kept = np.array([r != SINK for r in model.regions])
         nowhere = kept * (1.0 - shares.sum(axis=1))  # (m or 1, regions of the model)
         rest = [i for i, r in enumerate(self.regions) if r.organ == "rest"][:1]

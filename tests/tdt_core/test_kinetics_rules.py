@@ -121,6 +121,32 @@ def test_the_complex_step_derivative_equals_the_difference_quotient(x, text):
     assert derivative == pytest.approx(quotient, rel=1e-6, abs=1e-8)
 
 
+@given(st.lists(st.tuples(st.floats(0.1, 10), st.floats(0.1, 10)), min_size=2, max_size=4), st.floats(0.1, 10))
+def test_prepared_values_are_those_of_evaluate_at_every_call(values, fixed):
+    t = table(
+        rule("o.x", "3"), rule("o.y", "max(x, w)**1.5"), rule("o.z", "exp(-y) + v"), rule("o.v", "2*w", bound=">0"),
+        rule("o.w", "1"), rule("o.u", "w + 1"), rule("o.u", "7*x", when=("x", "w")), rule("o.t", "u + v"),
+    )  # fmt: skip
+    again = t.prepared({"w": fixed}, ["x"])
+    for x, imaginary in values:
+        for given_x in (x, np.array([x, 2 * x]), np.array([x + 1e-20j * imaginary])):
+            want, found = t.evaluate({"w": fixed, "x": given_x}), again({"x": given_x})
+            assert set(found) == set(want)
+            assert all(np.array_equal(found[n], want[n]) for n in want)
+
+
+def test_prepared_values_are_refused_as_evaluate_refuses_them():
+    t = table(rule("o.x", "3", bound=">0"), rule("o.y", "5 - x", bound=">0"), rule("o.w", "1"))
+    again = t.prepared({"w": 2.0}, ["x"])
+    again({"x": 1.0})
+    for bad in (-1.0, 6.0, np.array([1.0, np.nan])):
+        with pytest.raises(ModelError) as want:
+            t.evaluate({"w": 2.0, "x": bad})
+        with pytest.raises(ModelError) as found:
+            again({"x": bad})
+        assert str(found.value) == str(want.value)
+
+
 def test_rows_of_other_scopes_stay_only_where_a_rule_needs_them():
     t = table(rule("o.x", "gone.y"), rule("gone.y", "2*z"), rule("gone.z", "4"), rule("gone.unused", "1"))
     assert set(t) == {"o.x", "gone.y", "gone.z"}
