@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flows.inflating import inflation_after
 from flows.ladder import asked_for
+from flows.priors import prior_of
 from flows.report.svg import INK, MUTED, Frame, document, rule, text
-from flows.steps import start_of
 from flows.summary import LEARNED_ABOVE
 from storage.twins import TwinStore
-from tdt_core.assimilation import Prior, adapt, evolve, population_prior, state_model
+from tdt_core.assimilation import population_prior, state_model
 from tdt_core.assimilation.problem import Problem
 from tdt_core.assimilation.profile import REACH, WIDE, Profile, Scalar, log_quantity, parameter, profiles
 from tdt_core.errors import SettingsError
@@ -88,15 +87,6 @@ def identified(
         "wide": WIDE,
         "reach_sd": REACH,
     }
-
-
-def prior_of(store: TwinStore, state: TwinState, rung: KineticModel) -> Prior:
-    """The prior that the state was fitted with."""
-    if state.parent is None:
-        return population_prior(rung)
-    before = store.load(state.parent)
-    wider = inflation_after(store, state.identity["settings"], before)
-    return adapt(evolve(before, None, start_of(state.evidence) - before.valid_time_h, wider), rung)
 
 
 def _dose(state: TwinState, rung: KineticModel, given: Administration, quantity: str) -> Callable[[FloatArray], FloatArray]:

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from flows.inflating import inflation_after
+from flows.priors import prior_of
 from flows.site import Site
 from storage.population_index import index_populations
 from storage.registry import Registry
 from storage.twins import now
-from tdt_core.assimilation import adapt, evolve, poorly_fitted, population_prior, state_model, transition, was_treated
+from tdt_core.assimilation import poorly_fitted, population_prior, state_model, transition, was_treated
 from tdt_core.assimilation.hierarchy import factor_of_posterior
 from tdt_core.assimilation.learned import LearnedPrior, Taught, learn_population, without_learned
 from tdt_core.assimilation.process_noise import Chain, link_of
@@ -111,11 +111,7 @@ def course_of(site: Site, states: Sequence[TwinState]) -> Chain | None:
     links, first = [], None
     for k, i in enumerate(treated):
         state, own = states[i], list(rungs[k].parameters)
-        before = states[i - 1] if i else None
-        prior = population_prior(rungs[k])
-        if before is not None:
-            wider = inflation_after(site.store, state.identity["settings"], before)
-            prior = adapt(evolve(before, None, state.valid_time_h - before.valid_time_h, wider), rungs[k])
+        prior = prior_of(site.store, state, rungs[k])
         keep, n = [own.index(x) for x in names], len(own)
         first = first or (prior.mean[keep], prior.covariance[np.ix_(keep, keep)])
         onward = None

@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from flows.inflating import inflation_after
+from flows.priors import prior_of
 from flows.site import Site
 from flows.steps import start_of, therapy_of
-from tdt_core.assimilation import Cycle, adapt, evolve, population_prior, smooth, state_model, transition, was_treated
+from tdt_core.assimilation import Cycle, smooth, state_model, transition, was_treated
 from tdt_core.assimilation.estimators import UNSOLVED
 from tdt_core.errors import EstimationError, ModelError
 from tdt_core.kinetics import KineticModel
@@ -42,13 +43,7 @@ def against_all_cycles(
     if not states:
         return {"reason": f"no earlier cycle was fitted with {rung.name}"}
     first = states[0]
-    first_rung = state_model(first)
-    if first.parent is None:
-        prior = population_prior(first_rung)
-    else:
-        before = site.store.load(first.parent)
-        wider = inflation_after(site.store, settings or {}, before)
-        prior = adapt(evolve(before, None, start_of(first.evidence) - before.valid_time_h, wider), first_rung)
+    prior = prior_of(site.store, first, state_model(first))
     starts = [start_of(s.evidence) for s in states[1:]] + [start_of(evidence)]
     cycles = [
         Cycle(
