@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from pathlib import Path
 from typing import get_args
@@ -50,13 +50,11 @@ UNITS = {
 FIRST_READING_H = 1.0
 
 
-@dataclass(frozen=True)
-class SampleLine:
-    """One row as it came, checked, in canonical units (uSv/h stay as they are)."""
+@dataclass(frozen=True, kw_only=True)
+class _Row:
+    """What a row says but for its time, in canonical units; `rate`: a dose rate in uSv/h, not yet an activity."""
 
     kind: SampleKind
-    start: datetime
-    end: datetime | None
     value: float
     below: bool
     nuclide: str
@@ -64,6 +62,14 @@ class SampleLine:
     counter: str
     counter_sd: float
     rate: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleLine(_Row):
+    """One row as it came, checked."""
+
+    start: datetime
+    end: datetime | None
 
 
 def read_samples(path: Path, subjects: Sequence[str]) -> tuple[SampleLine, ...]:
@@ -178,20 +184,12 @@ def _number(n: int, kind: str, found: str, column: str, above: float, most: floa
     return value
 
 
-@dataclass(frozen=True)
-class HourLine:
+@dataclass(frozen=True, kw_only=True)
+class HourLine(_Row):
     """A row on the patient's time axis, before a dose rate is made an activity: that needs what was given, which may change."""
 
-    kind: SampleKind
     start_h: float
     end_h: float | None
-    value: float
-    below: bool
-    nuclide: str
-    relative_sd: float
-    counter: str
-    counter_sd: float
-    rate: bool
 
     @property
     def order(self) -> tuple[float, str, str]:
@@ -207,16 +205,9 @@ def in_hours(lines: Sequence[SampleLine], origin: datetime) -> tuple[HourLine, .
 
     return tuple(
         HourLine(
-            kind=x.kind,
             start_h=hours(x.start),
             end_h=None if x.end is None else hours(x.end),
-            value=x.value,
-            below=x.below,
-            nuclide=x.nuclide,
-            relative_sd=x.relative_sd,
-            counter=x.counter,
-            counter_sd=x.counter_sd,
-            rate=x.rate,
+            **{f.name: getattr(x, f.name) for f in fields(_Row)},
         )
         for x in lines
     )
