@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 
 from flows.decided import deviation
-from flows.inflating import inflation_after
 from flows.plan import CyclePlan, decision_of, rung_of, seed_of
+from flows.priors import prior_after
 from flows.site import Site
 from storage.cycles import get_cycle
 from storage.intake import CycleIntake
 from storage.kernel_cache import KernelCache, kernel_digest
 from storage.scratch import arrays_within
 from storage.work import WorkFolder
-from tdt_core.assimilation import Prior, adapt, assimilate_on, evolve, population_prior, rungs_of, was_treated
+from tdt_core.assimilation import Prior, assimilate_on, rungs_of, was_treated
 from tdt_core.assimilation.learned import learned_of, with_learned
 from tdt_core.codec import from_plain, to_plain
 from tdt_core.dosimetry.credible import credible_dose
@@ -56,7 +56,7 @@ def quantify(site: Site, plan: CyclePlan, map_: MapLike = map) -> None:
     how = plan.identity["settings"].get("time_integration", "regional_shape")
     start_h = first_start(cycle.administrations) if how != "regional_shape" else 0.0
     weights = voxel_weights(images, how, start_h)
-    noise = weight_draws(images, NOISE_MAPS, (*seed_of(plan), PATTERN_NOISE), how, start_h)
+    noise = weight_draws(images, weights, NOISE_MAPS, (*seed_of(plan), PATTERN_NOISE))
     arrays = {
         "weights": weights.array,
         "noise": np.stack([draw.array for draw in noise]),
@@ -151,18 +151,16 @@ def prior_of(site: Site, plan: CyclePlan, rung: KineticModel, evidence: Evidence
     A rung that would forget what treated cycles taught another one is refused by EstimationError, unless it is the last.
     """
     rung = with_learned(rung, learned_of(plan.identity))
-    if plan.parent is None:
-        return population_prior(rung)
-    parent = site.store.load(plan.parent)
-    if rung.name != parent.model and was_treated(parent) and rung.name != rungs_of(plan.identity["model"])[-1]:
+    parent = None if plan.parent is None else site.store.load(plan.parent)
+    last = rungs_of(plan.identity["model"])[-1]
+    if parent is not None and rung.name not in (parent.model, last) and was_treated(parent):
         raise EstimationError(
             f"cycle {parent.cycle} was fitted with {parent.model}, from which {rung.name} can learn nothing",
             expected="one rung for all treated cycles",
             remedy=f"complete what cycle {parent.cycle} lacked, so that its state is derived again",
             kind="estimation.prior",
         )
-    wider = inflation_after(site.store, plan.identity["settings"], parent)
-    return adapt(evolve(parent, decision_of(plan), start_of(evidence) - parent.valid_time_h, wider), rung)
+    return prior_after(site.store, plan.identity["settings"], parent, rung, start_of(evidence), decision_of(plan))
 
 
 def start_of(evidence: Evidence) -> float:

@@ -89,12 +89,9 @@ def integrate(taken: TakenIn, images: CycleImages, method: str, before_first: st
     decay = math.log(2.0) / nuclide_of(nuclide).half_life_h
     tails = {images.regions[n - 1].name: v for n, v in lives.items()}
     early = before_first or ("exponential" if method in SINGLE else "constant")
-    curves, rising, falling = (
-        drawn_curves(images.activities, times, decay, draws, seed, how, tails) for how in (early, "linear", "exponential")
-    )
+    curves = drawn_curves(images.activities, times, decay, draws, seed, early, tails)
     assumed = method not in SINGLE and before_first is None
-    bounds = {r: (rising[r].parts[0, 1:], falling[r].parts[0, 1:]) for r in curves} if assumed else {}
-    factors, shared = _factors(images, result, curves, bounds, draws, seed)
+    factors, shared = _factors(images, result, curves, assumed, draws, seed)
     findings = [_LABEL.sub(lambda m: images.regions[int(m[1]) - 1].name, f) for f in result.findings]
     findings = [f for f in findings if not f.startswith("before the first scan")]  # stands among the assumptions
     return Integrated(result, curves, factors, _noise_rel(images, result, shared), tuple(findings))
@@ -132,24 +129,25 @@ def _factors(
     images: CycleImages,
     result: TimeIntegrated,
     curves: Mapping[str, DrawnCurve],
-    bounds: Mapping[str, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]],
+    assumed: bool,
     draws: int,
     seed: int,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """(draws, regions) on the TIA of regions, and (labels,) the relative SD that a single-time factor is unsure by.
 
-    `bounds` (least, most), each (draws,) MBq h: where nobody said what holds before the first scan, a region's draws lie evenly
-    between an even rise from zero and the decline drawn back.
+    `assumed`: nobody said what holds before the first scan, so a region's draws lie evenly between an even rise from zero and
+    the decline drawn back.
     """
     rng = np.random.default_rng([seed, 2])
     before = np.random.default_rng([seed, 3])
     shared = np.zeros(len(images.regions) + 1)
     columns = []
     for n, region in enumerate(images.regions, start=1):
-        drawn = curves[region.name].integral[1:]
-        if region.name in bounds:
-            least, most = bounds[region.name]
-            drawn = curves[region.name].parts[1:, 1:].sum(axis=0) + least + before.random(draws) * (most - least)
+        curve = curves[region.name]
+        drawn = curve.integral[1:]
+        if assumed:
+            least, most = (curve.before_first(how)[1:] for how in ("linear", "exponential"))
+            drawn = curve.parts[1:, 1:].sum(axis=0) + least + before.random(draws) * (most - least)
         shared[n] = result.regions.get(n, {}).get("factor_rel_sd", 0.0)
         s = math.sqrt(math.log1p(shared[n] ** 2))
         drawn = drawn * np.exp(s * rng.standard_normal(draws) - 0.5 * s**2)

@@ -49,6 +49,10 @@ class DrawnCurve:
         after = self.parts[2]
         return np.where(after > 0, last / np.where(after > 0, after, 1.0), self.decay_per_h)
 
+    def before_first(self, early: str) -> FloatArray:
+        """(draws,) MBq h from the administration to the first scan if `early` were what holds there."""
+        return np.asarray(self.at_scans[:, 0] * _early_hours(early, float(self.times_h[0]), self._early_rate))
+
     def values(self, at_h: FloatArray) -> FloatArray:
         """(draws, n) activity at (n,) hours after the administration, >= 0."""
         t, y, at = self.times_h, self.at_scans, np.asarray(at_h, dtype=float)
@@ -73,13 +77,17 @@ class DrawnCurve:
             return np.ones((1, at.size))
         if self.early == "linear":
             return np.asarray(at / first)[None]
-        rate = self.tail_rate
-        if len(self.times_h) > 1:
-            a, b = self.at_scans[:, 0], self.at_scans[:, 1]
-            seen = (a > 0) & (b > 0)
-            fall = np.log(np.where(seen, a, 1.0) / np.where(seen, b, 1.0)) / (self.times_h[1] - first)
-            rate = np.maximum(fall, self.decay_per_h)
-        return np.exp(rate[:, None] * (first - at))
+        return np.exp(self._early_rate[:, None] * (first - at))
+
+    @property
+    def _early_rate(self) -> FloatArray:
+        """(draws,) rate of the decline from the first to the second scan, 1/h; of a single scan that of the tail."""
+        if len(self.times_h) == 1:
+            return self.tail_rate
+        a, b = self.at_scans[:, 0], self.at_scans[:, 1]
+        seen = (a > 0) & (b > 0)
+        fall = np.log(np.where(seen, a, 1.0) / np.where(seen, b, 1.0)) / (self.times_h[1] - self.times_h[0])
+        return np.maximum(fall, self.decay_per_h)
 
 
 def drawn_curves(
@@ -125,8 +133,15 @@ def drawn_curves(
 
 def _single(activity: FloatArray, time_h: float, rate: float, early: str) -> FloatArray:
     """(3, draws) integrals before, between and after one scan of a curve that falls at a known rate."""
-    before = {"constant": time_h, "linear": 0.5 * time_h, "exponential": math.expm1(rate * time_h) / rate}[early]
+    before = _early_hours(early, time_h, np.asarray(rate))
     return np.stack([activity * before, np.zeros_like(activity), activity / rate])
+
+
+def _early_hours(early: str, first_h: float, rate: FloatArray) -> FloatArray:
+    """Integral up to the first scan over the activity there, h; `rate` () or (draws,) 1/h of an exponential."""
+    if early == "exponential":
+        return np.expm1(rate * first_h) / rate
+    return np.asarray({"constant": 1.0, "linear": 0.5}[early] * first_h)
 
 
 def _log_error(budget: ErrorBudget, scan: FloatArray, region: FloatArray, calibration: FloatArray) -> FloatArray:

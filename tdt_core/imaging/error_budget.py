@@ -19,9 +19,9 @@ import numpy.typing as npt
 from scipy import ndimage
 from scipy.special import log_ndtr
 
-from tdt_core.imaging.masks import grown, surface_cm2
+from tdt_core.imaging.masks import surface_cm2
 from tdt_core.imaging.partial_volume import Compartments, Corrected, overlap, spread, within
-from tdt_core.imaging.resampling import FractionMask
+from tdt_core.imaging.resampling import FractionMask, grown
 from tdt_core.imaging.resolution import SIGMA_PER_FWHM, Resolution
 from tdt_core.parameters import packaged_table
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from tdt_core.imaging.resampling import FractionMask, RigidTransform, index_map, mapped_box, sample, sub_voxels, widened
+from tdt_core.imaging.resampling import FractionMask, RigidTransform, grown, index_map, mapped_box, sample, sub_voxels
 from tdt_core.imaging.volume import LabelVolume, Volume
 from tdt_core.parameters import packaged_table
 
@@ -50,7 +50,7 @@ def shape_fractions(labels: LabelVolume, onto: Volume, transform: RigidTransform
     for n, (region, found) in enumerate(zip(labels.regions, boxes, strict=True), start=1):
         if found is None:
             continue
-        source = widened(found, 3, labels.labels.shape)
+        source = grown(found, (3, 3, 3), labels.labels.shape)
         box = mapped_box(source, back, shape)
         if box is None:
             continue

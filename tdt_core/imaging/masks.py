@@ -9,7 +9,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from tdt_core.errors import GeometryError, InputError
-from tdt_core.imaging.resampling import Box, FractionMask
+from tdt_core.imaging.resampling import FractionMask
 from tdt_core.imaging.volume import LabelVolume, Volume
 from tdt_core.parameters import packaged_table
 
@@ -67,12 +67,6 @@ def _ball(radius: list[int]) -> BoolArray:
     """Ellipsoid structuring element."""
     axes = np.meshgrid(*[np.arange(-r, r + 1) / max(r, 1) for r in radius], indexing="ij")
     return np.asarray(sum(a**2 for a in axes) <= 1.0 + 1e-9)
-
-
-def grown(box: Box, margin: tuple[int, int, int], shape: tuple[int, ...]) -> Box:
-    """A box widened by whole voxels, kept inside the grid."""
-    a, b, c = (slice(max(s.start - m, 0), min(s.stop + m, n)) for s, m, n in zip(box, margin, shape, strict=True))
-    return (a, b, c)
 
 
 def surface_cm2(mask: FractionMask, spacing_mm: tuple[float, float, float]) -> float:

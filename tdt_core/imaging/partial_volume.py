@@ -20,8 +20,7 @@ import numpy.typing as npt
 from scipy import ndimage, special
 
 from tdt_core.errors import InputError
-from tdt_core.imaging.masks import grown
-from tdt_core.imaging.resampling import Box, FractionMask
+from tdt_core.imaging.resampling import Box, FractionMask, grown
 from tdt_core.imaging.resolution import SIGMA_PER_FWHM, Resolution, Spacing
 from tdt_core.parameters import packaged_table
 from tdt_core.reproducible import one_blas_thread

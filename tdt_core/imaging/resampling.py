@@ -237,7 +237,7 @@ def fractions_on(
     for n, (region, found) in enumerate(zip(labels.regions, boxes, strict=True), start=1):
         if found is None:
             continue
-        source = widened(found, 2, labels.labels.shape)
+        source = grown(found, (2, 2, 2), labels.labels.shape)
         values = (labels.labels[source] == n).astype(np.float32)
         if soften:
             values = soft_edge(values, resampled=not aligned)
@@ -250,8 +250,9 @@ def fractions_on(
     return {name: mask for name, mask in out.items() if mask.voxels > 0}
 
 
-def widened(box: Box, by: int, shape: tuple[int, ...]) -> Box:
-    a, b, c = (slice(max(s.start - by, 0), min(s.stop + by, n)) for s, n in zip(box, shape, strict=True))
+def grown(box: Box, margin: tuple[int, int, int], shape: tuple[int, ...]) -> Box:
+    """A box widened by whole voxels, kept inside the grid."""
+    a, b, c = (slice(max(s.start - m, 0), min(s.stop + m, n)) for s, m, n in zip(box, margin, shape, strict=True))
     return (a, b, c)
 
 

@@ -20,7 +20,6 @@ import numpy.typing as npt
 from scipy import ndimage, optimize
 
 from tdt_core.errors import CalibrationError
-from tdt_core.imaging.masks import grown
 from tdt_core.imaging.partial_volume import (
     CORE,
     SHELL,
@@ -32,7 +31,7 @@ from tdt_core.imaging.partial_volume import (
     spread,
     within,
 )
-from tdt_core.imaging.resampling import FractionMask
+from tdt_core.imaging.resampling import FractionMask, grown
 from tdt_core.imaging.resolution import Resolution
 from tdt_core.parameters import packaged_table
 from tdt_core.twin import SphereTable

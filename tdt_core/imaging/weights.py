@@ -257,18 +257,11 @@ def voxel_weights(
     return VoxelWeights(array, images.labels, log_sd)
 
 
-def weight_draws(
-    images: CycleImages,
-    n: int,
-    seed: int | Sequence[int],
-    time_integration: TimeIntegration = "regional_shape",
-    start_h: float = 0.0,
-) -> tuple[VoxelWeights, ...]:
-    """`n` draws of the weights: log-normal errors with the correlation of the reconstructed noise, normalised per region.
+def weight_draws(images: CycleImages, best: VoxelWeights, n: int, seed: int | Sequence[int]) -> tuple[VoxelWeights, ...]:
+    """`n` draws about the weights `best`: log-normal errors, correlated as reconstructed noise is, normalised per region.
 
     Draw k depends on `seed` and k only.
     """
-    best = voxel_weights(images, time_integration, start_h)
     fwhm = _mean_resolution(images).fwhm_mm
     width = packaged_table("imaging_parameters.csv").value("noise.correlation_fwhm") * fwhm * SIGMA_PER_FWHM
     sigma = [width / s for s in images.spacing_mm]

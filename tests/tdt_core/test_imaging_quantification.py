@@ -257,13 +257,14 @@ def test_a_pattern_is_never_surer_than_its_organs_unresolved_structure_allows() 
 
 def test_draws_of_weights_are_reproducible_valid_and_as_wide_as_they_say() -> None:
     im = images()
-    one, two = weight_draws(im, 4, (3, 1)), weight_draws(im, 4, (3, 1))
+    best = voxel_weights(im)
+    one, two = weight_draws(im, best, 4, (3, 1)), weight_draws(im, best, 4, (3, 1))
     assert all(np.array_equal(a.array, b.array) for a, b in zip(one, two, strict=True))
     assert not any(np.array_equal(a.array, b.array) for a, b in pairwise(one))
     inside = im.labels.mask("liver")
     for draw in one:
         assert float(draw["liver"].sum(dtype=np.float64)) == pytest.approx(1.0, abs=1e-4)
-    spread = np.std([np.log(d.array[inside]) for d in weight_draws(im, 24, 5)], axis=0).mean()
+    spread = np.std([np.log(d.array[inside]) for d in weight_draws(im, best, 24, 5)], axis=0).mean()
     assert spread == pytest.approx(float(one[0].log_sd[inside].mean()), rel=0.2)
 
 
@@ -274,7 +275,7 @@ def test_weights_of_the_voxel_fit_are_weights_and_another_name_is_refused() -> N
         assert float(fitted[name].sum(dtype=np.float64)) == pytest.approx(1.0, abs=1e-4)
     assert fitted.array.min() >= 0
     assert not np.array_equal(fitted.array, voxel_weights(im).array)
-    assert len(weight_draws(im, 2, 1, "hierarchical")) == 2
+    assert len(weight_draws(im, fitted, 2, 1)) == 2
     one = replace(im, registered=im.registered[:1])
     assert np.array_equal(voxel_weights(one, "hierarchical").array, voxel_weights(one).array)
     with pytest.raises(ModelError):

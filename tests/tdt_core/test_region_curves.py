@@ -46,6 +46,18 @@ def test_the_curve_that_is_drawn_has_the_integral_that_is_told_and_passes_its_po
     assert c.integral[0] == pytest.approx(sum(parts) + values[-1] / c.tail_rate[0], rel=1e-5)
 
 
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.floats(0.5, 500.0), min_size=1, max_size=5),
+    st.lists(st.floats(2.0, 60.0), min_size=5, max_size=5),
+    st.sampled_from(["constant", "linear", "exponential"]),
+)
+def test_another_assumption_before_the_first_scan_gives_the_curve_that_is_drawn_with_it(values, steps, early):
+    times, budget = np.cumsum(steps)[: len(values)], ErrorBudget(0.1, 0.05, 0.05, 0.05, 0.05)
+    found = curve(values, times, "constant", budget, 20).before_first(early)
+    np.testing.assert_allclose(found, curve(values, times, early, budget, 20).parts[0], rtol=1e-9)
+
+
 @given(st.floats(DECAY, 0.2), st.floats(0.1, 1e4))
 def test_one_exponential_is_integrated_exactly(rate, amplitude):
     times = np.array([4.0, 24.0, 96.0])
