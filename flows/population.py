@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from flows.priors import prior_of
+from flows.priors import prior_after
 from flows.site import Site
 from storage.population_index import index_populations
 from storage.registry import Registry
@@ -111,7 +111,8 @@ def course_of(site: Site, states: Sequence[TwinState]) -> Chain | None:
     links, first = [], None
     for k, i in enumerate(treated):
         state, own = states[i], list(rungs[k].parameters)
-        prior = prior_of(site.store, state, rungs[k])
+        before = states[i - 1] if i else None
+        prior = prior_after(site.store, state.identity["settings"], before, rungs[k], state.valid_time_h)
         keep, n = [own.index(x) for x in names], len(own)
         first = first or (prior.mean[keep], prior.covariance[np.ix_(keep, keep)])
         onward = None
