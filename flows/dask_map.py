@@ -7,8 +7,10 @@ needs, and its result stands where its input stood.
 from __future__ import annotations
 
 import asyncio
+import logging
 import operator
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
@@ -16,10 +18,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from flows import progress
-from tdt_core.errors import SettingsError
+from tdt_core.errors import SettingsError, TwinError
 
 if TYPE_CHECKING:
     from distributed import Client
+
+log = logging.getLogger(__name__)
 
 HELD_BYTES = 500_000_000
 SENDS = 6
@@ -103,10 +107,15 @@ class _Sender:
         """The result of a piece; sent again when it was lost with a worker. Raises what the function raised."""
         while True:
             try:
-                return piece.future.result()
+                result = piece.future.result()
             except self._died as error:
                 self._recover(piece, error)
                 self.send(piece)
+                continue
+            if isinstance(result, _Refusal):
+                log.debug("%s", result.traceback)
+                raise result.error
+            return result
 
     def _recover(self, piece: _Piece, error: BaseException) -> None:
         """Wait for a worker, and let the function be scattered again."""
@@ -122,8 +131,19 @@ class _Sender:
         self._client.wait_for_workers(1, timeout=WORKER_WAIT_S)
 
 
+@dataclass(frozen=True)
+class _Refusal:
+    """An error of ours as the result of a piece: a worker prints the traceback of what it raises, and tries it again."""
+
+    error: TwinError
+    traceback: str
+
+
 def _apply(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    return function(*arguments)
+    try:
+        return function(*arguments)
+    except TwinError as error:
+        return _Refusal(error, traceback.format_exc())
 
 
 def _size(arguments: tuple[Any, ...]) -> int:

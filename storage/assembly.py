@@ -22,6 +22,7 @@ from storage.quality import item_of
 from storage.reading import Collector, FoundImage, FoundMasks, Material, ct_of
 from storage.vault import Vault
 from tdt_core.errors import GeometryError, InputError, TimeError, TwinError
+from tdt_core.imaging.coverage import check_coverage, check_regions
 from tdt_core.imaging.volume import LabelVolume, Scan, Volume
 
 HALF_LIFE_TOLERANCE = 0.01
@@ -45,8 +46,12 @@ def cycles_of(
     for f in emission:
         with collector.item(f"injection of {f.name}", f.paths):
             check_injection(f.image, material.given)
-    cts = _cts(material.images, emission, collector)
-    labels = _labels(material.masks, cts, vault, collector)
+    drawn = {m.grid.frame_of_reference for m in material.masks}
+    early = [f for f in emission if _cycle(therapies, f.image.start) == 0]
+    unused = () if any(f.image.frame_of_reference in drawn for f in early) else early  # scans before therapy without regions
+    measured = [f for f in emission if f not in unused]
+    cts = _cts(material.images, emission, measured, collector)
+    labels = _labels(material.masks, cts, measured, vault, collector)
     if collector.refused:
         return []
     number = {id(f): _cycle(therapies, f.image.start) for f in emission}
@@ -140,8 +145,10 @@ def _cycle(therapies: Sequence[datetime], at: datetime) -> int:
     return sum(t <= at for t in therapies)
 
 
-def _cts(images: Sequence[FoundImage], emission: Sequence[FoundImage], collector: Collector) -> dict[str, FoundImage]:
-    """Frame of reference -> the CT nearest in time to its first scan."""
+def _cts(
+    images: Sequence[FoundImage], emission: Sequence[FoundImage], measured: Sequence[FoundImage], collector: Collector
+) -> dict[str, FoundImage]:
+    """Frame of reference -> the CT nearest in time to its first scan, which must cover those scans that are `measured`."""
     by_frame: dict[str, list[FoundImage]] = {}
     for f in images:
         if f.image.modality == "CT":
@@ -163,6 +170,8 @@ def _cts(images: Sequence[FoundImage], emission: Sequence[FoundImage], collector
                 chosen[frame] = min(by_frame[frame], key=lambda c: (abs(c.image.start - start), c.image.series_uid))
                 if len(by_frame[frame]) > 1:
                     collector.findings.append(f"{len(by_frame[frame])} CTs in one frame of reference; the nearest was taken")
+            if f in measured:
+                check_coverage(_volume(chosen[frame].image), _volume(f.image))
     unused = sum(len(v) for k, v in by_frame.items() if k not in chosen)
     if unused:
         collector.findings.append(f"{unused} CT series without a scan in their frame of reference were not used")
@@ -170,7 +179,11 @@ def _cts(images: Sequence[FoundImage], emission: Sequence[FoundImage], collector
 
 
 def _labels(
-    found: Sequence[FoundMasks], cts: Mapping[str, FoundImage], vault: Vault, collector: Collector
+    found: Sequence[FoundMasks],
+    cts: Mapping[str, FoundImage],
+    measured: Sequence[FoundImage],
+    vault: Vault,
+    collector: Collector,
 ) -> dict[str, Labels]:
     """Frame of reference -> label volume and remarks, for frames that have scans."""
     by_frame: dict[str, list[FoundMasks]] = {}
@@ -187,10 +200,18 @@ def _labels(
             grid = _one_grid(sets)
             masks: list[Mask] = [m for s in sets for m in s.masks]
             hidden = Grid(grid.shape, grid.affine, vault.uid(grid.frame_of_reference), "")
-            out[frame] = label_volume(masks, hidden, midline_x_mm(ct.array, ct.affine))
+            labels, remarks = label_volume(masks, hidden, midline_x_mm(ct.array, ct.affine))
+            same_frame = (_volume(f.image, labels.frame_of_reference) for f in measured if f.image.frame_of_reference == frame)
+            check_regions(labels, _volume(ct, labels.frame_of_reference), tuple(same_frame))
+            out[frame] = labels, remarks
         except TwinError as e:
             collector.items.append(item_of(f"regions of {sets[0].name}", e, paths))
     return out
+
+
+def _volume(image: ReadImage, frame: str | None = None) -> Volume:
+    """The voxels of an image, by default in its own frame of reference."""
+    return Volume(image.array, image.affine, image.unit, image.frame_of_reference if frame is None else frame)
 
 
 def _one_grid(sets: Sequence[FoundMasks]) -> Grid:
@@ -284,7 +305,7 @@ def _scan(image: ReadImage, origin: datetime, vault: Vault) -> Scan:
     scan = Scan(
         id="",
         modality=image.modality,
-        volume=Volume(image.array, image.affine, image.unit, vault.uid(image.frame_of_reference)),
+        volume=_volume(image, vault.uid(image.frame_of_reference)),
         time_h=(image.time_of_values - origin).total_seconds() / 3600,
         duration_s=image.duration_s,
         nuclide="" if image.injection is None else image.injection.nuclide,

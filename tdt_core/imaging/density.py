@@ -1,4 +1,4 @@
-"""Mass density and media from CT numbers, without the couch, and whether the CT covers a scan at all."""
+"""Mass density and media from CT numbers, without the couch."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from tdt_core.dosimetry.density import MATERIALS
 from tdt_core.errors import GeometryError, UnitError
 from tdt_core.imaging.ct_calibration import METAL_HU, CtCalibration, packaged_calibration
 from tdt_core.imaging.masks import body_outline
-from tdt_core.imaging.resampling import RigidTransform, resample
 from tdt_core.imaging.volume import Volume
-from tdt_core.parameters import packaged_table
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -73,30 +71,6 @@ def media(ct: Volume, body: BoolArray | None = None, calibration: CtCalibration 
     if metal:
         findings.append(f"{metal * ct.voxel_ml:.1f} mL of the CT are metal; dose there and beside it is uncertain")
     return CtMedia(density(ct, inside, used), material, tuple(findings))
-
-
-def check_coverage(ct: Volume, scan: Volume, transform: RigidTransform | None = None) -> None:
-    """Refuse a CT that leaves out activity of a scan, whose medium and attenuation would then be guessed.
-
-    Parameters
-    ----------
-    ct, scan : the CT, and activity (MBq/mL) in the same frame, or with a transform of scan points to CT points.
-
-    Raises GeometryError (`geometry.ct_coverage`) when more than `ct.uncovered_share` of the activity lies outside the CT.
-    """
-    seen = resample(ct.replace(np.ones(ct.array.shape, np.float32), "1"), scan, transform, "nearest", 0.0).array > 0.5
-    total = float(scan.array.sum(dtype=np.float64))
-    if total <= 0 or seen.all():
-        return
-    outside = float(scan.array[~seen].sum(dtype=np.float64)) / total
-    most = packaged_table("imaging_parameters.csv").value("ct.uncovered_share")
-    if outside > most:
-        raise GeometryError(
-            f"{outside:.0%} of the activity of a scan lies outside its CT",
-            expected=f"at most {most:.0%}",
-            remedy="send the CT that covers the whole SPECT bed, or crop the SPECT to it",
-            kind="geometry.ct_coverage",
-        )
 
 
 def _check(ct: Volume, body: BoolArray | None) -> None:

@@ -17,8 +17,9 @@ import numpy.typing as npt
 from tdt_core.codec import digest
 from tdt_core.errors import CalibrationError, GeometryError, InputError, UnitError
 from tdt_core.imaging import error_budget as eb
+from tdt_core.imaging.coverage import check_coverage, check_regions
 from tdt_core.imaging.ct_calibration import packaged_calibration
-from tdt_core.imaging.density import check_coverage, media
+from tdt_core.imaging.density import media
 from tdt_core.imaging.label_shape import shape_fractions
 from tdt_core.imaging.masks import body_outline, check_labels
 from tdt_core.imaging.partial_volume import Corrected, compartments, correct
@@ -357,6 +358,7 @@ def quantify_cycle(
         )
     frame = reference.volume.frame_of_reference
     reference_ct = cts[frame]
+    check_regions(labels, reference_ct.volume)
     tasks = [_Task(s, cts[s.volume.frame_of_reference], reference, reference_ct, labels, seed) for s in ordered]
     results = list(map(_one_scan, tasks))
     findings: list[str] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -68,6 +69,15 @@ def test_an_error_comes_where_its_input_stood(client: Client) -> None:
     assert [next(results) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(InputError, match="three"):
         next(results)
+
+
+def test_an_expected_error_is_no_failure_of_the_worker(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, "flows.dask_map"), pytest.raises(InputError, match="three") as caught:
+        list(ordered_map(client)(refuses, range(6)))
+    assert caught.value.kind == "input.three"
+    told = [r.levelname for r in caplog.records if "Traceback" in r.getMessage()]
+    assert told == ["DEBUG"]
+    assert not [r for r in caplog.records if "Compute Failed" in r.getMessage()]
 
 
 @pytest.mark.parametrize(("held_bytes", "ahead"), [(1e9, 4), (2.5 * 4e5, 2), (1.0, 1)])

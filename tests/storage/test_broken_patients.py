@@ -280,6 +280,7 @@ BROKEN: list[tuple[str, Break, str]] = [
     ("projections in place of a reconstruction", nm(projections), "scan.projections_only"),
     ("no scan", remove("t1*.dcm", "t2*.dcm", "pet*.dcm"), "scan.missing"),
     ("no CT", remove("t2ct-*.dcm"), "ct.missing"),
+    ("a CT shorter than its SPECT", remove("t2ct-05.dcm"), "geometry.ct_coverage"),
     # regions
     ("no segmentation", remove("t1seg.dcm"), "labels.missing"),
     ("empty mask", nm(lambda d: setattr(d, "PixelData", bytes(len(d.PixelData))), "t1seg.dcm"), "mask.empty"),
@@ -393,6 +394,14 @@ def test_what_only_follows_from_a_refused_item_is_marked_and_not_counted(broken,
     assert report.lines()[-1] == "The folder is refused: 1 item."
     # whole files beside the cause are not put into quarantine
     assert [json.loads(p.read_text())["kind"] for p in (tmp_path / "quarantine").glob("*/reason.json")] == [kind]
+
+
+def test_a_short_ct_of_a_scan_that_nothing_is_measured_in_refuses_nothing(valid, tmp_path):
+    folder = b.copy_of(valid, tmp_path / "inbox")
+    remove("petct-05.dcm")(folder)
+    report = check(folder)
+    assert report.ok
+    assert any("scans before therapy have no regions" in words for words in report.findings)
 
 
 def test_a_ct_that_was_never_sent_is_a_cause_of_its_own_beside_a_broken_one(valid, tmp_path):

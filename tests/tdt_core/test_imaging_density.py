@@ -1,8 +1,8 @@
-"""CT to density and media: the curve, a scanner's own, metal, couch, coverage."""
+"""CT to density and media: the curve, a scanner's own, metal, couch."""
 
 import numpy as np
 import pytest
-from imaging_bodies import affine_of, make_scan
+from imaging_bodies import make_scan
 
 from tdt_core.dosimetry import MATERIALS
 from tdt_core.errors import CalibrationError, GeometryError, UnitError
@@ -13,7 +13,7 @@ from tdt_core.imaging.ct_calibration import (
     packaged_calibration,
     scanner_calibrations,
 )
-from tdt_core.imaging.density import check_coverage, density, media
+from tdt_core.imaging.density import density, media
 from tdt_core.imaging.masks import body_outline
 from tdt_core.imaging.volume import Volume
 
@@ -125,30 +125,6 @@ def test_calibrations_without_meaning_are_refused(curve, media_):
 def test_a_table_with_words_for_numbers_is_refused():
     with pytest.raises(CalibrationError, match="columns"):
         scanner_calibrations([{"device": "CT-1", "hu": "soft", "density_g_cm3": "1"}])
-
-
-def test_a_ct_that_covers_the_scan_passes_and_one_that_does_not_is_refused():
-    check_coverage(CT, SCAN.volume)
-    half = Volume(CT.array[: SHAPE[0] // 2], CT.affine, "HU", "A")
-    with pytest.raises(GeometryError) as e:
-        check_coverage(half, SCAN.volume)
-    assert e.value.kind == "geometry.ct_coverage"
-    assert "%" in e.value.found
-    assert e.value.remedy
-
-
-def test_a_rim_without_activity_need_not_be_covered():
-    empty = SCAN.volume.array.copy()
-    empty[: empty.shape[0] // 2] = 0
-    lower = affine_of(SHAPE, SPACING).copy()
-    start = SHAPE[0] // 2
-    lower[:3, 3] += lower[:3, 0] * start
-    part = Volume(CT.array[start:], lower, "HU", "A")
-    scan = SCAN.volume.replace(empty)
-    if scan.array.shape[0] == SHAPE[0]:
-        check_coverage(part, scan)
-    with pytest.raises(GeometryError):
-        check_coverage(part, SCAN.volume)
 
 
 def test_media_need_hounsfield_units_and_one_grid():
