@@ -215,7 +215,13 @@ Step = tuple[str, str]
 """(`deliver`, `retract` or `undo`, name of a piece)."""
 
 
-def take(site: Site, folders: Mapping[str, Path], step: Step, call: Any = stand_in) -> bool:
+def take(
+    site: Site,
+    folders: Mapping[str, Path],
+    step: Step,
+    call: Any = stand_in,
+    taken_back: Mapping[str, Callable[[Any], bool]] = TAKEN_BACK,
+) -> bool:
     """Do one step; False when the product refuses it because something it needs has not come yet."""
     what, name = step
     try:
@@ -225,7 +231,7 @@ def take(site: Site, folders: Mapping[str, Path], step: Step, call: Any = stand_
         if not site.store.pids():
             return False
         (pid,) = site.store.pids()
-        wanted = [i.id for i in pool_of(site.store, pid).items if TAKEN_BACK[name](i)]
+        wanted = [i.id for i in pool_of(site.store, pid).items if taken_back[name](i)]
         if not wanted:
             return False
         retract(site, pid, wanted, reason="the sender says so", by="a physicist", undo=what == "undo", call=call)
@@ -240,7 +246,13 @@ Believed = list[tuple[datetime, list[str]]]
 
 
 def play(
-    site: Site, folders: Mapping[str, Path], steps: Sequence[Step], call: Any = stand_in, *, sign_first: bool = False
+    site: Site,
+    folders: Mapping[str, Path],
+    steps: Sequence[Step],
+    call: Any = stand_in,
+    *,
+    sign_first: bool = False,
+    taken_back: Mapping[str, Callable[[Any], bool]] = TAKEN_BACK,
 ) -> Believed:
     """Do all steps; one that is refused is tried again after the next. Returns what was believed after each.
 
@@ -249,10 +261,10 @@ def play(
     left, believed = list(steps), []
     if sign_first:
         left.remove(("deliver", BASE))
-        assert take(site, folders, ("deliver", BASE), call)
+        assert take(site, folders, ("deliver", BASE), call, taken_back)
         site.store.decide(signed(chain_of(site)[-1]), time=now())
     while left:
-        done = next((s for s in left if take(site, folders, s, call)), None)
+        done = next((s for s in left if take(site, folders, s, call, taken_back)), None)
         assert done is not None, f"nothing of {left} can be taken in"
         left.remove(done)
         believed.append((now(), chain_of(site)))
