@@ -24,7 +24,7 @@ from storage.pool import waiting
 from storage.twins import StateInfo, now
 from storage.vault import Vault
 from tdt_core.codec import from_plain
-from tdt_core.errors import InputError, StoreError, TwinError
+from tdt_core.errors import InputError, TwinError, UsageError
 from tdt_core.planning.outlook import tissues
 from tdt_core.twin import Decision, JsonDict, Limit
 
@@ -182,7 +182,12 @@ def make_state(site: Site, plan: CyclePlan, call: Caller, head: str | None, refi
 def refit(site: Site, pid: str, reason: str, call: Caller = call_directly) -> dict[str, Any]:
     """Compute a patient's chain again under the present code and settings, as a new branch; `states` are the new ids."""
     if not reason.strip():
-        raise StoreError("a refit without a reason", remedy="say why: tdt refit PATIENT --reason ...", kind="store.reason")
+        raise UsageError(
+            "a refit without a reason",
+            expected="why the chain is computed again",
+            remedy="say why: tdt refit PATIENT --reason ...",
+            kind="store.reason",
+        )
     before = {info.id for info in site.store.log(pid)}
     result = bring_up_to_date(site, pid, known_cycles(site, pid), call, reason)
     return {"pid": pid, "states": [s for s in result["states"] if s not in before]}

@@ -1,7 +1,8 @@
 """The command line: commands are thin and import what they need when they run, so that `tdt --help` stays quick.
 
-Exit codes: 0 done; 1 failed; 2 wrong usage; 3 input refused or quarantined; 4 a check did not pass;
-5 another process moved the same twin first; 130 interrupted.
+Exit codes: 0 done; 1 failed (settings, installation, store, a computation without an answer); 2 wrong usage: an argument that
+names nothing or contradicts another; 3 input refused or quarantined; 4 a check did not pass; 5 another process moved the same
+twin first; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from flows import (
     cli_twin,
 )
 from flows.cli_common import EXIT_REFUSED
-from tdt_core.errors import ConflictError, InputError, TwinError
+from tdt_core.errors import ConflictError, InputError, TwinError, UsageError
 
 EXIT_FAILED, EXIT_USAGE, EXIT_CONFLICT, EXIT_INTERRUPTED = 1, 2, 5, 130
 
@@ -83,6 +84,8 @@ def exit_code(error: BaseException) -> int:
         return EXIT_CONFLICT
     if isinstance(error, InputError):
         return EXIT_REFUSED
+    if isinstance(error, UsageError):
+        return EXIT_USAGE
     return EXIT_FAILED
 
 

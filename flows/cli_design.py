@@ -58,13 +58,13 @@ def design_of_state(
 
 
 def _hours(words: str, otherwise: Sequence[float]) -> list[float]:
-    """Hours from the command line. Raises SettingsError for what is no number."""
-    from tdt_core.errors import SettingsError
+    """Hours from the command line. Raises UsageError for what is no number."""
+    from tdt_core.errors import UsageError
 
     try:
         return [float(t) for t in words.split(",") if t.strip()] or list(otherwise)
     except ValueError:
-        raise SettingsError(f"hours {words!r}", expected="numbers separated by commas", kind="settings.design") from None
+        raise UsageError(f"hours {words!r}", expected="numbers separated by commas", kind="usage.design") from None
 
 
 def register(app: typer.Typer) -> None:

@@ -22,10 +22,10 @@ def ladder_of_state(
     from flows.ladder import find, ladder, lines
     from flows.truth import KINDS
     from tdt_core.assimilation.selection import BASES
-    from tdt_core.errors import SettingsError
+    from tdt_core.errors import UsageError
 
     if by not in BASES:
-        raise SettingsError(f"weights by {by!r}", expected=f"one of {', '.join(BASES)}", kind="settings.ladder")
+        raise UsageError(f"weights by {by!r}", expected=f"one of {', '.join(BASES)}", kind="usage.ladder")
     _, store = settings_and_store()
     names = [name.strip() for name in rungs.split(",") if name.strip()]
     told = ladder(store.load(find(store, state)), names, by, draws)

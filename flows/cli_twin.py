@@ -17,10 +17,15 @@ twin = typer.Typer(help="Look at twins: list, log, show, verify, as-of.", no_arg
 
 
 def _known(store: Any, pid: str) -> str:
-    from tdt_core.errors import StoreError
+    from tdt_core.errors import UsageError
 
     if pid not in store.pids():
-        raise StoreError("no twin of that pseudonym", remedy="`tdt twin list` shows them", kind="store.unknown")
+        raise UsageError(
+            "no twin of that pseudonym",
+            expected="a pseudonym of the store",
+            remedy="`tdt twin list` shows them",
+            kind="store.unknown",
+        )
     return pid
 
 
@@ -99,12 +104,14 @@ def as_of(
     as_json: AsJson = False,
 ) -> None:
     """The chain as it was known at a time."""
-    from tdt_core.errors import TimeError
+    from tdt_core.errors import UsageError
 
     try:
         moment = datetime.fromisoformat(when)
     except ValueError:
-        raise TimeError(f"{when!r} is no time", expected="ISO 8601, such as 2026-11-20T14:00+01:00") from None
+        raise UsageError(
+            f"{when!r} is no time", expected="ISO 8601, such as 2026-11-20T14:00+01:00", kind="usage.time"
+        ) from None
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     _, store = settings_and_store()
     chain = store.as_of(_known(store, patient), moment)

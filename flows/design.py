@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from tdt_core.assimilation import Prior, Worth, designs, evolve, state_model, was_treated
 from tdt_core.codec import from_plain
-from tdt_core.errors import InputError, SettingsError
+from tdt_core.errors import InputError, UsageError
 from tdt_core.kinetics import Sampled
 from tdt_core.parameters import packaged_table
 from tdt_core.planning.forecast import next_administration
@@ -52,13 +52,13 @@ class Wanted:
         for what, count, offered in (*kinds, ("readings", self.readings, self.reading_hours)):
             times = sorted(set(offered))
             if not 0 <= count <= len(times) or not all(np.isfinite(t) and t > 0 for t in times):
-                raise SettingsError(
+                raise UsageError(
                     f"{count} {what} out of {len(times)} times {times}",
                     expected=f"times above 0 h, at least as many as {what}",
-                    kind="settings.design",
+                    kind="usage.design",
                 )
         if not (self.scans or self.blood or self.readings or self.pet):
-            raise SettingsError("no measurement is wanted", expected="at least one", kind="settings.design")
+            raise UsageError("no measurement is wanted", expected="at least one", kind="usage.design")
 
 
 def designed(
@@ -73,20 +73,20 @@ def designed(
 
     Raises
     ------
-    SettingsError : hours, kinds or a quantity without meaning. InputError : a state that has seen no image, no imaging agent
+    UsageError : hours, kinds or a quantity without meaning. InputError : a state that has seen no image, no imaging agent
     for a PET, or no therapy that could be under way.
     """
     wanted = wanted or Wanted()
     rung = state_model(state)
     names = ledger_names(rung.regions)
     if quantity not in names:
-        raise SettingsError(f"no dose of {quantity!r}", expected=f"one of {', '.join(names)}", kind="settings.design")
+        raise UsageError(f"no dose of {quantity!r}", expected=f"one of {', '.join(names)}", kind="usage.design")
     if (wanted.blood or wanted.readings) and not isinstance(rung, Sampled):
-        raise SettingsError(
+        raise UsageError(
             f"{rung.name} does not say what blood or a reading of the whole body would show",
             expected="a state that was fitted with a whole-body rung",
             remedy="leave --blood and --readings out, or set `model`",
-            kind="settings.design",
+            kind="usage.design",
         )
     belief, given, calibration = _under_way(state) if under_way else _next_cycle(state)
     offered = _Offered(state, given, calibration, under_way)
@@ -95,10 +95,10 @@ def designed(
     readings = offered.samples("whole_body", wanted.reading_hours) if wanted.readings else {}
     pet = offered.pet() if wanted.pet else {}
     if len(scans) < wanted.scans:
-        raise SettingsError(
+        raise UsageError(
             f"{wanted.scans} scans out of {len(scans)} times after the last scan of this cycle",
             expected="later times",
-            kind="settings.design",
+            kind="usage.design",
         )
     candidates = ({} if not wanted.scans else scans) | blood | readings | pet
     counts = ((scans, wanted.scans), (blood, wanted.blood), (readings, wanted.readings), (pet, len(pet)))
@@ -154,6 +154,7 @@ def _under_way(state: TwinState) -> tuple[Posterior, Administration, str]:
     if not was_treated(state):
         raise InputError(
             f"no therapy was given in cycle {state.cycle}, so none is under way",
+            expected="a state whose cycle has a therapy",
             remedy="leave --under-way out",
             kind="input.cycle",
         )

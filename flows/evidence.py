@@ -14,14 +14,14 @@ from flows.site import Site
 from storage.deliveries import pool_of, record_retraction
 from storage.pool import Item
 from storage.twins import TwinStore, now
-from tdt_core.errors import InputError, StoreError
+from tdt_core.errors import UsageError
 
 
 def listed(store: TwinStore, pid: str) -> list[dict[str, Any]]:
     """Every item that was ever stated, in order of time: id, kind, hour, since when known, what became of it."""
     known = pool_of(store, pid)
     if not known.items:
-        raise StoreError(f"nothing was delivered for {pid}", expected="a patient of `tdt twin list`", kind="store.unknown")
+        raise _nobody()
     rows = [
         {
             "item": item.id,
@@ -35,6 +35,15 @@ def listed(store: TwinStore, pid: str) -> list[dict[str, Any]]:
         for item in known.items
     ]
     return sorted(rows, key=lambda r: (r["time_h"] is not None, r["time_h"] or 0.0, r["kind"], r["version"], r["item"]))
+
+
+def _nobody() -> UsageError:
+    return UsageError(
+        "no evidence of that pseudonym",
+        expected="a pseudonym of the store",
+        remedy="`tdt twin list` shows them",
+        kind="store.unknown",
+    )
 
 
 def in_words(item: Item) -> str:
@@ -70,11 +79,12 @@ def retract(
 
     Raises
     ------
-    StoreError `retraction.unknown`; InputError `retraction.incomplete` without reason or name, `retraction.state` for an item
-    that is retracted (or not) already, and as `flows.chain.ready` when no cycle would be left. Nothing is recorded then.
+    UsageError `store.unknown`, `retraction.unknown`, `retraction.incomplete` without reason or name, `retraction.state` for an
+    item that is retracted (or not) already; InputError as `flows.chain.ready` when no cycle would be left. Nothing is recorded
+    then.
     """
     if not reason.strip() or not by.strip():
-        raise InputError(
+        raise UsageError(
             "a retraction without a reason or a name",
             expected="both: they stay in the record",
             remedy='tdt retract PATIENT ITEM --reason "..." --name "..."',
@@ -82,13 +92,15 @@ def retract(
         )
     known = pool_of(site.store, pid)
     if not known.items:
-        raise StoreError("no evidence of that pseudonym", remedy="`tdt twin list` shows them", kind="store.unknown")
+        raise _nobody()
     chosen = [known.find(prefix) for prefix in dict.fromkeys(items)]
     for item in chosen:
         if (item.id in known.retracted) != undo:
-            raise InputError(
+            raise UsageError(
                 f"item {item.id[:12]} is {'not retracted' if undo else 'retracted already'}",
-                remedy="`tdt evidence PATIENT` shows what stands",
+                expected=f"an item that is {'retracted' if undo else 'in force'}",
+                remedy="`tdt evidence PATIENT` shows what became of each; "
+                + ("leave --undo out to take it back" if undo else "--undo puts it in force again"),
                 kind="retraction.state",
             )
     ready(pool_of(site.store, pid, retract={item.id: not undo for item in chosen}))

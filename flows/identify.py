@@ -20,7 +20,7 @@ from storage.twins import TwinStore
 from tdt_core.assimilation import population_prior, state_model
 from tdt_core.assimilation.problem import Problem
 from tdt_core.assimilation.profile import REACH, WIDE, Profile, Scalar, log_quantity, parameter, profiles
-from tdt_core.errors import SettingsError
+from tdt_core.errors import UsageError
 from tdt_core.kinetics import KineticModel, source_activity
 from tdt_core.planning.forecast import dose_matrix
 from tdt_core.planning.outlook import ledger_names, with_organs
@@ -47,7 +47,7 @@ def identified(
 
     Raises
     ------
-    SettingsError : an unknown name. EstimationError : a state without a datum.
+    UsageError : an unknown name. EstimationError : a state without a datum.
     """
     state = store.load(state_id)
     rung = state_model(state)
@@ -57,7 +57,7 @@ def identified(
     for asked, known in ((wanted, names), (parameters, state.posterior.names)):
         for name in asked:
             if name not in known:
-                raise SettingsError(f"nothing named {name!r}", expected=f"one of {', '.join(known)}", kind="settings.identify")
+                raise UsageError(f"nothing named {name!r}", expected=f"one of {', '.join(known)}", kind="usage.identify")
     given, _ = asked_for(state)
     doses = {q: _dose(state, rung, given, q) for q in wanted}
 

@@ -18,7 +18,7 @@ from tdt_core.assimilation.candidates import Candidate, climb
 from tdt_core.assimilation.selection import Basis, weigh
 from tdt_core.codec import from_plain
 from tdt_core.draws import summarised
-from tdt_core.errors import InputError, ModelError, StoreError
+from tdt_core.errors import InputError, UsageError
 from tdt_core.kinetics import KineticModel, covariates_of, rung_for, rungs, shifts
 from tdt_core.kinetics.daughters import daughters_of
 from tdt_core.kinetics.progeny import FollowsDaughters
@@ -31,12 +31,14 @@ FloatArray = npt.NDArray[np.float64]
 
 
 def find(store: TwinStore, name: str) -> str:
-    """State id of a state, or of a patient's newest state. Raises StoreError for neither."""
+    """State id of a state, or of a patient's newest state. Raises UsageError for neither."""
     if name not in store.pids():
         return store.find(name)
     head = store.head(name)
     if head is None:
-        raise StoreError("the patient has no state", remedy="`tdt run FOLDER` makes one", kind="store.unknown")
+        raise UsageError(
+            "the patient has no state", expected="a patient with one", remedy="`tdt run FOLDER` makes one", kind="store.unknown"
+        )
     return head
 
 
@@ -58,7 +60,7 @@ def ladder(state: TwinState, names: Sequence[str] = (), basis: Basis = "evidence
 
     Raises
     ------
-    InputError : the state's evidence holds no activity. ModelError : an unknown rung.
+    InputError : the state's evidence holds no activity. UsageError : an unknown rung.
     """
     if not state.evidence.activities:
         raise InputError(
@@ -70,7 +72,7 @@ def ladder(state: TwinState, names: Sequence[str] = (), basis: Basis = "evidence
     unknown = [n for n in names if n not in rungs()]
     if unknown:
         known = ", ".join(sorted(rungs()))
-        raise ModelError(f"no kinetic model named {unknown[0]!r}", expected=f"one of {known}", kind="model.name")
+        raise UsageError(f"no kinetic model named {unknown[0]!r}", expected=f"one of {known}", kind="model.name")
     given, ligand = asked_for(state)
     seed = (int(state.identity.get("root_seed", 0)), state.cycle, LADDER)
     found = climb(names or rungs(), ligand, state.evidence, given, basis=basis, seed=seed, n_draws=n_draws)

@@ -22,7 +22,7 @@ from tdt_core.assimilation.hierarchy import factor_of_posterior
 from tdt_core.assimilation.learned import LearnedPrior, Taught, learn_population, without_learned
 from tdt_core.assimilation.process_noise import Chain, link_of
 from tdt_core.assimilation.relations import keys_of
-from tdt_core.errors import EstimationError, StoreError
+from tdt_core.errors import EstimationError, UsageError
 from tdt_core.kinetics.ligands import family
 from tdt_core.twin import TwinState
 
@@ -54,11 +54,16 @@ def why_open(site: Site, pid: str) -> str | None:
 def cohort(site: Site, model: str, ligand: str, patients: Sequence[str] = ()) -> Cohort:
     """What the closed patients, or the named ones, teach of a rung and a ligand family.
 
-    Raises StoreError for a named patient that is not in the store.
+    Raises UsageError for a named patient that is not in the store.
     """
     unknown = sorted(set(patients) - set(site.store.pids()))
     if unknown:
-        raise StoreError(f"{len(unknown)} of the named patients are not in the store", kind="store.unknown")
+        raise UsageError(
+            f"{len(unknown)} of the named patients are not in the store",
+            expected="pseudonyms of the store",
+            remedy="`tdt twin list` shows them",
+            kind="store.unknown",
+        )
     taught: list[Taught] = []
     chains: list[Chain] = []
     left_out: list[tuple[str, str]] = []

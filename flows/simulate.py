@@ -23,7 +23,7 @@ from flows.simulate_input import SCHEDULE_COLUMNS, Virtual, as_input
 from flows.simulate_notes import notes_on
 from flows.simulate_parameters import parameters_csv, parameters_json, status_counts
 from storage.atomic import disk_errors, publish_folder, write_atomic
-from tdt_core.errors import InputError
+from tdt_core.errors import InputError, UsageError
 from tdt_core.kinetics import simulate as solve
 from tdt_core.kinetics.daughters import daughters_of
 from tdt_core.kinetics.pbrpk import OPTIONS
@@ -224,9 +224,9 @@ def _csv(rows: Sequence[Sequence[Any]]) -> str:
 
 
 def check_folder(folder: Path) -> None:
-    """Raises InputError `output.exists` where the folder holds something, or is none."""
+    """Raises UsageError `output.exists` where the folder holds something, or is none."""
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()) or (folder.is_dir() and any(folder.iterdir())):
-        raise InputError(
+        raise UsageError(
             f"{folder} is there and not an empty folder",
             expected="a new or empty folder",
             remedy="name another, or clear it first",
@@ -263,11 +263,11 @@ def write(outcome: Outcome, folder: Path) -> list[Path]:
 
 
 def check_export(path: Path) -> None:
-    """Raises InputError `output.format` for an ending other than .csv and .json, `output.exists` where the file is there."""
+    """Raises UsageError `output.format` for an ending other than .csv and .json, `output.exists` where the file is there."""
     if path.suffix.lower() not in (".csv", ".json"):
-        raise InputError(f"parameters into {path.name}", expected="a name that ends in .csv or .json", kind="output.format")
+        raise UsageError(f"parameters into {path.name}", expected="a name that ends in .csv or .json", kind="output.format")
     if path.exists() or path.is_symlink():
-        raise InputError(
+        raise UsageError(
             f"{path} is there", expected="a new file", remedy="name another, or move it away first", kind="output.exists"
         )
 

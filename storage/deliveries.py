@@ -17,7 +17,7 @@ from storage.evidence import EvidenceStore, digest_json, digest_labels
 from storage.intake_types import Intake
 from storage.twins import TwinStore
 from tdt_core.codec import to_plain
-from tdt_core.errors import StoreError
+from tdt_core.errors import UsageError
 from tdt_core.twin import JsonDict
 
 KIND = "delivery"
@@ -37,10 +37,10 @@ class Pool:
         return pool.cycles_of_pool(self.pid, self.items, self.statements)
 
     def find(self, prefix: str) -> pool.Item:
-        """The one item whose id starts with `prefix`. Raises StoreError `retraction.unknown`."""
+        """The one item whose id starts with `prefix`. Raises UsageError `retraction.unknown`."""
         found = [i for i in self.items if i.id.startswith(prefix.lower())]
         if len(prefix) < 4 or len(found) != 1:
-            raise StoreError(
+            raise UsageError(
                 f"{len(found) if len(prefix) >= 4 else 'no'} items of evidence begin with these digits",
                 expected="4 digits or more of one item",
                 remedy="`tdt evidence PATIENT` lists the items",

@@ -20,7 +20,7 @@ from storage.locks import lock
 from storage.state_files import Problem
 from tdt_core.assimilation.learned import LearnedPrior
 from tdt_core.codec import canonical_json
-from tdt_core.errors import InputError, StoreError
+from tdt_core.errors import InputError, StoreError, UsageError
 
 LEARNED, ACCEPTED, WITHDRAWN = "population-learned", "population-accepted", "population-withdrawn"
 MIN_PREFIX = 4
@@ -56,10 +56,10 @@ class PopulationStore:
         return LearnedPrior.of(json.loads(path.read_text(encoding="utf-8")))
 
     def find(self, prefix: str) -> str:
-        """The one version that begins with `prefix`. Raises StoreError `store.unknown|ambiguous`."""
+        """The one version that begins with `prefix`. Raises UsageError `store.unknown|ambiguous`."""
         found = sorted({v for v in self.versions() if v.startswith(prefix.lower())})
         if len(prefix) < MIN_PREFIX or len(found) != 1:
-            raise StoreError(
+            raise UsageError(
                 f"{len(found)} population priors begin with {prefix!r}",
                 expected=f"one, named by {MIN_PREFIX} digits or more",
                 remedy="`tdt population list`",

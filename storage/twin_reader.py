@@ -14,7 +14,7 @@ from storage.decisions import DecisionRecord, effective, read_records
 from storage.evidence import EvidenceStore
 from storage.home import Home
 from storage.posterior_files import open_dose
-from tdt_core.errors import StoreError
+from tdt_core.errors import StoreError, UsageError
 from tdt_core.twin import Decision, TwinState
 
 if TYPE_CHECKING:
@@ -88,15 +88,21 @@ class TwinReader:
         return tuple(sorted(p.name for p in folder.iterdir() if (p / files.COMMITTED).is_file()))
 
     def find(self, prefix: str) -> str:
-        """The one state id that starts with `prefix` (4 digits or more). Raises StoreError `store.unknown|ambiguous`."""
+        """The one state id that starts with `prefix` (4 digits or more). Raises UsageError `store.unknown|ambiguous`."""
         if len(prefix) < MIN_PREFIX:
-            raise StoreError(f"a state id of {len(prefix)} digits", expected=f"{MIN_PREFIX} or more", kind="store.ambiguous")
+            raise UsageError(f"a state id of {len(prefix)} digits", expected=f"{MIN_PREFIX} or more", kind="store.ambiguous")
         found = sorted({i for pid in self.pids() for i in self.state_ids(pid) if i.startswith(prefix.lower())})
         if not found:
-            raise StoreError(f"no state {prefix!r}", remedy="`tdt twin log PATIENT` lists the states", kind="store.unknown")
+            raise UsageError(
+                f"no state {prefix!r}",
+                expected="the first digits of a state",
+                remedy="`tdt twin log PATIENT` lists the states",
+                kind="store.unknown",
+            )
         if len(found) > 1:
-            raise StoreError(
+            raise UsageError(
                 f"{len(found)} states begin with {prefix!r}: {', '.join(i[:12] for i in found)}",
+                expected="one",
                 remedy="give more digits",
                 kind="store.ambiguous",
             )

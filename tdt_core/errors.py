@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 
 class TwinError(Exception):
     """Base of all errors that this project raises on purpose.
@@ -66,6 +69,21 @@ class IdentityError(InputError):
     """Data of more than one person, or of nobody, in one place."""
 
     kind = "input.identity"
+
+
+class UsageError(TwinError):
+    """An argument names nothing that there is, or contradicts another: the call is wrong, not the data.
+
+    `expected` is never left out. `remedy` needs to be given only where correcting the argument is not all that is to do.
+    """
+
+    kind = "usage.wrong"
+
+    def __init__(self, found: str, *, expected: str, remedy: str = "correct the argument", kind: str | None = None) -> None:
+        super().__init__(found, expected=expected, remedy=remedy, kind=kind)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), expected=self.expected, remedy=self.remedy, kind=self.kind), (self.found,)
 
 
 class ModelError(TwinError):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from tdt_core.errors import SettingsError
+from tdt_core.errors import UsageError
 
 BENCHES = {
     "assimilate": "flows.bench.assimilate",
@@ -29,8 +29,8 @@ BENCHES = {
 
 
 def bench(name: str) -> tuple[Callable[..., dict[str, Any]], Callable[[dict[str, Any]], str]]:
-    """`run` and `describe` of a benchmark. Raises SettingsError for an unknown name."""
+    """`run` and `describe` of a benchmark. Raises UsageError for an unknown name."""
     if name not in BENCHES:
-        raise SettingsError(f"no benchmark named {name!r}", expected=", ".join(sorted(BENCHES)), kind="settings.bench")
+        raise UsageError(f"no benchmark named {name!r}", expected=", ".join(sorted(BENCHES)), kind="usage.bench")
     module = import_module(BENCHES[name])
     return module.run, module.describe

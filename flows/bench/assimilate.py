@@ -29,7 +29,7 @@ from flows.bench.resumable import by_patient
 from flows.bench.virtual import QUANTITIES, drawn, told_of
 from tdt_core.assimilation import Cycle, Prior, assimilate, next_prior, population_prior, smooth, transition
 from tdt_core.assimilation.experiment import ranks, simulated
-from tdt_core.errors import EstimationError, SettingsError, TwinError
+from tdt_core.errors import EstimationError, TwinError, UsageError
 from tdt_core.kinetics import UPTAKE, KineticModel
 from tdt_core.parameters import packaged_table
 from tdt_core.planning.diagnostics import objections
@@ -61,16 +61,16 @@ def run(
     """Named figures of `n` virtual patients with seeds `seed * 100000 + i`, by rung; those of the last one without prefix."""
     names = tuple(x.strip() for x in rungs.split(",") if x.strip())
     if n < 1 or cycles < 1 or draws < RANKS or not names:
-        raise SettingsError(
+        raise UsageError(
             f"{n} patients, {cycles} cycles, {draws} draws, rungs {rungs!r}",
             expected=f"at least one patient, cycle and rung, and {RANKS} draws",
-            kind="settings.bench",
+            kind="usage.bench",
         )
     if misfit not in MISFITS or (misfit == "rung") != bool(truth_rung):
-        raise SettingsError(
+        raise UsageError(
             f"misfit {misfit!r} with truth rung {truth_rung!r}",
             expected=f"one of {', '.join(MISFITS)}; a truth rung with, and only with, misfit rung",
-            kind="settings.bench",
+            kind="usage.bench",
         )
     told: dict[str, Any] = {"update_seconds": {}}
     for name in names:

@@ -29,7 +29,7 @@ from flows.bench.virtual import Virtual, drawn
 from flows.design import HOURS
 from tdt_core.assimilation import Prior, assimilate, designs, next_prior, population_prior, transition
 from tdt_core.assimilation.experiment import simulated
-from tdt_core.errors import SettingsError
+from tdt_core.errors import UsageError
 from tdt_core.kinetics import KineticModel
 from tdt_core.twin import Evidence, Posterior
 
@@ -61,10 +61,10 @@ def run(
     """
     offered, protocol = _times(hours), _times(fixed)
     if patients < 2 or len(offered) < 2 or not protocol or draws < 20 or pet not in (0, 1):
-        raise SettingsError(
+        raise UsageError(
             f"{patients} patients, {draws} draws, hours {hours!r}, fixed {fixed!r}, pet {pet}",
             expected="two patients, 20 draws, two hours above 0 to choose from, a protocol, and pet 0 or 1",
-            kind="settings.bench",
+            kind="usage.bench",
         )
     about = f"{rung}-{pet}-{draws}-{'_'.join(hours.split(','))}"
     numbers = [seed * 100_000 + i for i in range(patients)]

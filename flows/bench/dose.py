@@ -38,7 +38,7 @@ from tdt_core.dosimetry import (
     dvh,
     voxel_s_values,
 )
-from tdt_core.errors import SettingsError
+from tdt_core.errors import UsageError
 from tdt_core.nuclides import nuclide
 from tdt_core.radiobiology import bed, lea_catcheside
 
@@ -84,7 +84,7 @@ def run(
     `mc_pilot` the decays that plan for it, `mc_speed_decays` those of the speed in water.
     """
     if matrix < 24 or kernel_matrix < 24 or draws < 2 or repeats < 1:
-        raise SettingsError("too small a benchmark", expected="matrix >= 24, draws >= 2, repeats >= 1", kind="settings.bench")
+        raise UsageError("too small a benchmark", expected="matrix >= 24, draws >= 2, repeats >= 1", kind="usage.bench")
     patient = drawn(matrix, seed)
     credible_seconds, peak_gb = credible(patient, draws, seed)  # first: the peak is that of the whole process
     cycle_seconds, our_dose = best(lambda: cycle(patient), repeats)
@@ -150,9 +150,7 @@ def drawn(matrix: int, seed: int) -> Patient:
     concentration[:, regions["rest"]] = (0.01 * 0.5 ** (TIMES_H / 50.0))[:, None]
     empty = [name for name, mask in regions.items() if not mask.any()]
     if empty:
-        raise SettingsError(
-            f"at matrix {matrix} {', '.join(empty)} hold no voxel", expected="a finer matrix", kind="settings.bench"
-        )
+        raise UsageError(f"at matrix {matrix} {', '.join(empty)} hold no voxel", expected="a finer matrix", kind="usage.bench")
     counts_per_mbq = 20_000.0
     scans = np.stack([ndimage.gaussian_filter(c, 12.0 / 2.355 / step) for c in concentration]) * step**3 / 1000.0
     scans = rng.poisson(scans * counts_per_mbq) / counts_per_mbq

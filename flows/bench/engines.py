@@ -23,7 +23,7 @@ import numpy.typing as npt
 from storage.anatomy_files import read_anatomy
 from tdt_core.dosimetry import MATERIALS, absorbed_dose, dvh
 from tdt_core.dosimetry.engines.mc import monte_carlo_dose
-from tdt_core.errors import InputError, SettingsError
+from tdt_core.errors import InputError, UsageError
 from tdt_core.imaging.density import CtMedia, media
 from tdt_core.imaging.masks import body_outline
 from tdt_core.imaging.volume import Volume
@@ -60,7 +60,7 @@ def run(
 ) -> dict[str, Any]:
     """Named figures; with `pictures` also PNG files in that folder."""
     if anatomy is None:
-        raise SettingsError("no anatomy", expected="--anatomy FOLDER", kind="settings.bench")
+        raise UsageError("no anatomy", expected="--anatomy FOLDER", kind="usage.bench")
     case = prepare(Path(anatomy), None if activity is None else Path(activity), nuclide)
     density, material = case.media.density.array, case.media.material
     doses, seconds = {}, {}

@@ -25,7 +25,7 @@ from tdt_core.assimilation.ensemble import MEMBERS
 from tdt_core.assimilation.experiment import simulated
 from tdt_core.assimilation.network import couplings
 from tdt_core.assimilation.target import Target
-from tdt_core.errors import SettingsError, TwinError
+from tdt_core.errors import TwinError, UsageError
 from tdt_core.kinetics import KineticModel
 
 FloatArray = npt.NDArray[np.float64]
@@ -66,10 +66,10 @@ def run(
     chosen = tuple(x.strip() for x in names.split(",") if x.strip()) or registered()
     unknown = sorted(set(chosen) - set(registered()))
     if unknown or patients < 1 or seconds <= 0:
-        raise SettingsError(
+        raise UsageError(
             f"estimators {unknown or chosen}, {patients} patients, {seconds} s",
             expected=f"some of {', '.join(registered())}; at least one patient; a positive time",
-            kind="settings.bench",
+            kind="usage.bench",
         )
     arguments: dict[str, tuple[Any, ...]] = {}
     for i in range(patients):

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from flows.truth import KINDS, kind_of
 from tdt_core.assimilation.candidates import Ladder, climb
 from tdt_core.assimilation.selection import BASES, average, weigh
-from tdt_core.errors import SettingsError
+from tdt_core.errors import UsageError
 from tdt_core.kinetics import rungs as registered
 from tdt_core.parameters import packaged_table
 from tdt_core.phantom import PhantomSettings, reference_patient
@@ -43,7 +43,7 @@ def run(
     """
     names = tuple(n.strip() for n in rungs.split(",") if n.strip()) or registered()
     if patients < 1:
-        raise SettingsError(f"{patients} patients", expected="at least 1", kind="settings.bench")
+        raise UsageError(f"{patients} patients", expected="at least 1", kind="usage.bench")
     times = _times(scans)
     results = [one_patient(seed * 1000 + i, VARIANTS[i % len(VARIANTS)], names, times, product, draws) for i in range(patients)]
     return figures(results) | {"patients": patients, "seed": seed, "scans_h": times.tolist(), "draws": draws}
@@ -55,7 +55,7 @@ def _times(scans: str) -> FloatArray:
     except ValueError:
         times = np.zeros(1)
     if not times.size or not np.isfinite(times).all() or times.min() <= 0:
-        raise SettingsError(f"scans at {scans!r}", expected="hours above 0, separated by commas", kind="settings.bench")
+        raise UsageError(f"scans at {scans!r}", expected="hours above 0, separated by commas", kind="usage.bench")
     return times
 
 

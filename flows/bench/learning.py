@@ -21,7 +21,7 @@ from tdt_core.assimilation.hierarchy import factor_of_posterior
 from tdt_core.assimilation.learned import LearnedPrior, Taught, learn_population, with_learned
 from tdt_core.assimilation.problem import Prior
 from tdt_core.assimilation.relations import organ_and_quantity
-from tdt_core.errors import SettingsError
+from tdt_core.errors import UsageError
 from tdt_core.kinetics import UPTAKE, KineticModel
 from tdt_core.parameters import packaged_table
 from tdt_core.scores import crps
@@ -39,7 +39,7 @@ def run(
 ) -> dict[str, Any]:
     """Learn from the first 10, 40 and 160, at most all `patients`, and predict `held_out` others before their first cycle."""
     if population not in ("shifted", "packaged"):
-        raise SettingsError(f"no population named {population!r}", expected="shifted or packaged", kind="settings.bench")
+        raise UsageError(f"no population named {population!r}", expected="shifted or packaged", kind="usage.bench")
     shifted = population == "shifted"
     cohort = [teach(seed, n, rung, shifted) for n in range(patients)]
     sizes = [n for n in (10, 40, 160) if n < patients] + [patients]

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from flows.bench.clock import best, cores
-from tdt_core.errors import SettingsError
+from tdt_core.errors import UsageError
 from tdt_core.kinetics.clinical_levels import ORGANS
 from tdt_core.kinetics.lumping import by_organ, lumped, reduced
 from tdt_core.kinetics.pbrpk import ARTERIAL, PBRPK, VENOUS
@@ -39,7 +39,7 @@ TOGETHER: Mapping[str, tuple[str, ...]] = {
 def run(patients: int = 200, seed: int = 1, model: str = "psma") -> dict[str, Any]:
     """Named figures of `patients` draws of the population of `model`."""
     if patients < 2:
-        raise SettingsError(f"{patients} patients", expected="at least 2, for a percentile", kind="settings.bench")
+        raise UsageError(f"{patients} patients", expected="at least 2, for a percentile", kind="usage.bench")
     people = population(model)
     drawn, given = people.draw(patients, seed), [people.administration()]
     models = {"whole": people.model, "lumped": lumped(people.model), "reduced": reduced(people.model)}

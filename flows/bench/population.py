@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tdt_core.errors import SettingsError
+from tdt_core.errors import UsageError
 from tdt_core.kinetics.clinical_levels import SD_FACTOR, Level, cohort, falling, levels, target, trends
 from tdt_core.kinetics.clinical_levels import calibrate as fit_to_levels
 from tdt_core.kinetics.population import LIGANDS, Population, population
@@ -25,9 +25,9 @@ FIT_SEED = 0
 def run(patients: int = 2000, seed: int = 1, calibrate: int = 0, model: str = "psma") -> dict[str, Any]:
     """Named figures of `patients` virtual patients of `model`; `calibrate` not 0 also fits the population anew."""
     if patients < 2:
-        raise SettingsError(f"{patients} patients", expected="at least 2, for an SD", kind="settings.bench")
+        raise UsageError(f"{patients} patients", expected="at least 2, for an SD", kind="usage.bench")
     if model not in LIGANDS:
-        raise SettingsError(f"no population of {model!r}", expected=f"one of {', '.join(LIGANDS)}", kind="settings.bench")
+        raise UsageError(f"no population of {model!r}", expected=f"one of {', '.join(LIGANDS)}", kind="usage.bench")
     people = population(model)
     started = time.perf_counter()
     found = {row: (float(v.mean()), float(v.std(ddof=1))) for row, v in cohort(people, patients, seed).items()}

@@ -13,7 +13,7 @@ from flows.bench.resumable import by_patient
 from flows.bench.virtual import QUANTITIES, drawn
 from tdt_core.assimilation import assimilate, population_prior
 from tdt_core.assimilation.experiment import simulated
-from tdt_core.errors import SettingsError
+from tdt_core.errors import UsageError
 
 CASE = 51  # stream of random numbers
 SHIFT_SD, SD = 0.2, 0.15
@@ -31,10 +31,10 @@ def run(
 ) -> dict[str, Any]:
     """Named figures of cases 1 to `cases`: `draws` of each of `chains`, trajectories of at most 2^most_steps steps."""
     if cases < 1 or draws < 20 or chains < 2:
-        raise SettingsError(
+        raise UsageError(
             f"{cases} cases, {chains} chains of {draws}",
             expected="at least one case, two chains, 20 draws",
-            kind="settings.bench",
+            kind="usage.bench",
         )
     arguments = {
         f"reference-{rung}-{draws}-{chains}-{most_steps}-{n}": (n, rung, draws, chains, most_steps) for n in range(1, cases + 1)

@@ -20,7 +20,7 @@ from flows.bench.ladder import ERRORS, FIT, VARIANTS, measured
 from flows.bench.resumable import by_patient
 from tdt_core.assimilation import assimilate, population_prior
 from tdt_core.dosimetry.time_integration.single_time import exponential_factor, hanscheid_2018_factor, population_half_life
-from tdt_core.errors import SettingsError
+from tdt_core.errors import UsageError
 from tdt_core.kinetics import covariates_of, rung_for
 from tdt_core.phantom import PhantomSettings, reference_patient
 from tdt_core.phantom.region_curves import region_curves
@@ -46,10 +46,10 @@ def run(
     except ValueError:
         times = []
     if patients < 1 or not times or times[0] <= 0:
-        raise SettingsError(
+        raise UsageError(
             f"{patients} patients, scans at {hours!r}",
             expected="at least one patient, hours above 0 separated by commas",
-            kind="settings.bench",
+            kind="usage.bench",
         )
     arguments = {
         f"single-{product}-{rung}-{hours}-{draws}-{number}": (number, VARIANTS[i % len(VARIANTS)], times, rung, product, draws)

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flows.bench.clock import best, cores
-from tdt_core.errors import SettingsError
+from tdt_core.errors import UsageError
 from tdt_core.kinetics import sbml
 from tdt_core.kinetics.lanes import LANES
 from tdt_core.kinetics.pbrpk import PBRPK, pbrpk
@@ -44,7 +44,7 @@ def run(patients: int = 512, many: int = 10_000, peers: int = 24, repeats: int =
     import numba
 
     if patients < LANES or peers < 1 or peers > patients:
-        raise SettingsError("too few patients", expected=f"patients >= {LANES}, 1 <= peers <= patients", kind="settings.bench")
+        raise UsageError("too few patients", expected=f"patients >= {LANES}, 1 <= peers <= patients", kind="usage.bench")
     count = min(numba.config.NUMBA_NUM_THREADS, 2)  # type: ignore[attr-defined]
     model = pbrpk("psma_reference")
     course = plan(model, GIVEN, [], END_H, 1e-4, by_part=False)

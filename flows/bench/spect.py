@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tdt_core.errors import SettingsError
+from tdt_core.errors import UsageError
 from tdt_core.parameters import packaged_table
 from tdt_core.phantom import PhantomSettings, reference_patient
 from tdt_core.phantom.imaging import scanner, spect_counts
@@ -65,13 +65,13 @@ def run(
     views : times one whole scan of a clinical size with so many projections instead, a multiple of heads and subsets.
     """
     if repeats < 2:
-        raise SettingsError(f"{repeats} repeats", expected="at least 2", kind="settings.bench")
+        raise UsageError(f"{repeats} repeats", expected="at least 2", kind="usage.bench")
     try:
         edges, concentrations = ([float(v) for v in text.split(",")] for text in (voxels, levels))
     except ValueError:
         edges = concentrations = [0.0]
     if min(edges) <= 0 or min(concentrations) <= 0:
-        raise SettingsError(f"voxels {voxels!r}, levels {levels!r}", expected="numbers > 0 and commas", kind="settings.bench")
+        raise UsageError(f"voxels {voxels!r}, levels {levels!r}", expected="numbers > 0 and commas", kind="usage.bench")
     if views:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             return {"views": views} | clinical_scan(views, pool.map)

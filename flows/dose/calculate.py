@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flows import progress
-from flows.dose.integrate import SINGLE, TWIN_ONLY, Integrated, chosen, integrate
+from flows.dose.integrate import SINGLE, TWIN_ONLY, Integrated, integrate, only
 from flows.dose.take_in import TakenIn
 from tdt_core.dosimetry import absorbed_dose, credible_dose, dvh, engines
 from tdt_core.dosimetry.credible import in_memory
@@ -26,7 +26,7 @@ from tdt_core.dosimetry.region_curves import DrawnCurve
 from tdt_core.dosimetry.time_integration import TimeIntegrated, integrators
 from tdt_core.dosimetry.time_integration.intervals import EARLY
 from tdt_core.draws import summarised
-from tdt_core.errors import InputError
+from tdt_core.errors import InputError, UsageError
 from tdt_core.imaging.density import CtMedia
 from tdt_core.imaging.quantification import CycleImages, quantify_cycle
 from tdt_core.imaging.volume import Scan
@@ -95,14 +95,14 @@ class Dosimetry:
 
 
 def check_options(options: DoseOptions) -> None:
-    """Refuse, before any work, names that nothing goes by. Raises InputError."""
+    """Refuse, before any work, names that nothing goes by, and choices that exclude each other. Raises UsageError."""
     for what, name, known in (
         ("dose engine", options.engine, engines()),
         ("time integration", options.method, tuple(m for m in integrators() if m not in TWIN_ONLY)),
         ("activity before the first scan", options.early, tuple(EARLY)),
     ):
         if name not in known:
-            raise InputError(
+            raise UsageError(
                 f"there is no {what} {name!r}",
                 expected=f"one of {', '.join(known)}",
                 remedy="correct the name",
@@ -121,6 +121,23 @@ def check_scans(scans: tuple[Scan, ...], times_h: Mapping[str, float]) -> None:
         )
 
 
+def check_number(scans: int, options: DoseOptions) -> None:
+    """Refuse, before any work, a scan that there is not, and several scans for a method of one. Raises UsageError."""
+    if options.scan is not None and options.scan > scans:
+        raise UsageError(
+            f"scan {options.scan} of a cycle with {scans}",
+            expected=f"--scan 1 to {scans}, in order of time",
+            kind="dose.scans",
+        )
+    if options.method in SINGLE and options.scan is None and scans > 1:
+        raise UsageError(
+            f"{scans} scans for {options.method}, a method of one",
+            expected=f"--scan with a number from 1 to {scans}, in order of time",
+            remedy="name the scan that is meant, or take a method of several scans",
+            kind="dose.scans",
+        )
+
+
 def calculate(
     taken: TakenIn, options: DoseOptions, map_: MapLike = map, empty: Callable[[tuple[int, ...]], Float32] = in_memory
 ) -> Dosimetry:
@@ -128,9 +145,11 @@ def calculate(
     nuclide = taken.therapy.nuclide
     times = {s.id: taken.hours(s.time_h) for s in taken.cycle.scans}
     check_scans(taken.cycle.scans, times)
+    check_number(len(times), options)
     with progress.step(f"registration and quantification of {len(times)} scan(s)"):
         images = quantify_cycle(taken.cycle.scans, taken.cycle.cts, taken.labels, map=map_)
-    images = chosen(images, options.scan)
+    if options.scan is not None:
+        images = only(images, options.scan)
     with progress.step(f"time integration, {options.method}"):
         integrated = integrate(taken, images, options.method, options.before_first, options.draws, options.seed)
     tia, curves = integrated.result.tia_mbq_h, integrated.curves

@@ -27,21 +27,21 @@ from storage.atomic import disk_errors, publish_folder
 from storage.dicom.write_common import RESEARCH_USE, DicomPatient
 from storage.exports import ExportReference, export_maps
 from storage.posterior_files import write_dose
-from tdt_core.errors import InputError
+from tdt_core.errors import UsageError
 
 
 def target_of(folder: Path, out: Path | None) -> Path:
     """Where the files go: `out`, else `<name>-dose` beside the folder. It must be new or empty, and not in the folder."""
     target = folder.with_name(f"{folder.name}-dose") if out is None else out
     if target == folder or folder in target.parents:
-        raise InputError(
+        raise UsageError(
             "an output folder inside the input folder",
             expected="another place: the input is only read",
             remedy="give --out a folder outside",
             kind="dose.out",
         )
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise InputError(
+        raise UsageError(
             "the output folder is not empty",
             expected="a new or empty folder: nothing is overwritten",
             remedy="give --out another folder, or move the old result away",
@@ -95,7 +95,12 @@ def write(found: Dosimetry, target: Path, *, identified: bool = False) -> tuple[
                 (staged / "dose.json").write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
                 (staged / "page.html").write_text(render(told, curve_rows(found), maps), encoding="utf-8")
             if not publish_folder(staged, target):
-                raise InputError("the output folder was filled meanwhile", remedy="give --out another folder", kind="dose.out")
+                raise UsageError(
+                    "the output folder was filled meanwhile",
+                    expected="an empty one",
+                    remedy="give --out another folder",
+                    kind="dose.out",
+                )
         except BaseException:
             shutil.rmtree(staged, ignore_errors=True)
             raise

@@ -16,7 +16,6 @@ from tdt_core.dosimetry.region_curves import DrawnCurve, drawn_curves
 from tdt_core.dosimetry.time_integration import TimeIntegrated, time_integrated_activity
 from tdt_core.dosimetry.time_integration.redraw import noise_sd
 from tdt_core.dosimetry.time_integration.single_time import population_half_life
-from tdt_core.errors import InputError
 from tdt_core.imaging.quantification import CycleImages
 from tdt_core.nuclides import nuclide as nuclide_of
 
@@ -46,16 +45,8 @@ class Integrated:
     findings: tuple[str, ...]
 
 
-def chosen(images: CycleImages, scan: int | None) -> CycleImages:
-    """The images of one scan (1 for the first), or all of them. Raises InputError where there is no such scan."""
-    if scan is None:
-        return images
-    if not 1 <= scan <= len(images.registered):
-        raise InputError(
-            f"scan {scan} of {len(images.registered)}",
-            expected=f"1 to {len(images.registered)}, in order of time",
-            kind="dose.scans",
-        )
+def only(images: CycleImages, scan: int) -> CycleImages:
+    """The images of one scan, 1 for the first."""
     kept = images.registered[scan - 1]
     return replace(images, registered=(kept,), activities=tuple(a for a in images.activities if a.scan == kept.scan))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from storage.intake import CycleIntake, read_inbox
 from storage.vault import Vault, VaultEntry
-from tdt_core.errors import InputError, TimeError
+from tdt_core.errors import InputError, TimeError, UsageError
 from tdt_core.imaging.volume import LabelVolume
 from tdt_core.twin import Administration, Patient
 
@@ -42,8 +42,8 @@ def take_in(folder: Path, number: int | None = None) -> TakenIn:
 
     Raises
     ------
-    RefusedInbox with the whole quality report; InputError `dose.cycle` (several cycles, or not that one), `dose.scans`,
-    `dose.labels`; TimeError for a scan during the administration.
+    RefusedInbox with the whole quality report; UsageError `dose.cycle` (several cycles, or not that one); InputError
+    `dose.scans`, `dose.labels`; TimeError for a scan during the administration.
     """
     vault = Vault.in_memory()
     intake = read_inbox(folder, vault)
@@ -87,11 +87,11 @@ def _chosen(cycles: tuple[CycleIntake, ...], number: int | None) -> CycleIntake:
     if number is None and len(therapies) == 1:
         return next(iter(therapies.values()))
     if number is None or number not in therapies:
-        known = ", ".join(str(n) for n in therapies) or "none"
-        raise InputError(
-            f"the folder holds therapy cycles {known}" + ("" if number is None else f", and not {number}"),
-            expected="one cycle",
-            remedy="name one with --cycle",
+        known = ", ".join(map(str, therapies))
+        raise UsageError(
+            f"cycle {number} of a folder with therapy cycles {known}" if number else f"a folder with therapy cycles {known}",
+            expected=f"--cycle with one of {known}" if len(therapies) > 1 else f"cycle {known}",
+            remedy="name a cycle that is there",
             kind="dose.cycle",
         )
     return therapies[number]

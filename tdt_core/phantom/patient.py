@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tdt_core.errors import ModelError
+from tdt_core.errors import ModelError, UsageError
 from tdt_core.imaging.volume import Volume
 from tdt_core.phantom.activity import IMAGES, Curves, curves, shares, texture, texture_field
 from tdt_core.phantom.anatomy import Anatomy, UInt8
@@ -321,7 +321,7 @@ def reference_patient(
         body = draw_body(settings.seed, sex, variant=settings.variant)
         return ReferencePatient(settings, body, draw_anatomy(settings.seed, settings.matrix, body), decide, dose_engine, map)
     if settings.variant != "standard":
-        raise ModelError(
+        raise UsageError(
             f"variant {settings.variant!r} with a real anatomy", expected="the standard variant", kind="model.phantom"
         )
     body = draw_body(settings.seed, anatomy.sex, n_lesions=0)

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from tdt_core.errors import ModelError
+from tdt_core.errors import ModelError, UsageError
 from tdt_core.imaging.volume import LabelVolume, Volume
 from tdt_core.twin import CalibrationRecord, LabResult, Lesion, Schedule
 
@@ -75,7 +75,7 @@ class PhantomSettings:
         )
         for name, good, expected in checks:
             if not good:
-                raise ModelError(f"phantom {name} = {getattr(self, name)!r}", expected=expected, kind="model.phantom")
+                raise UsageError(f"phantom {name} = {getattr(self, name)!r}", expected=expected, kind="model.phantom")
 
     @property
     def ligand(self) -> str:

@@ -12,7 +12,7 @@ from flows.cli import main
 from flows.evidence import listed, retract
 from storage.deliveries import pool_of
 from storage.twins import now
-from tdt_core.errors import GeometryError, InputError, StoreError
+from tdt_core.errors import GeometryError, InputError, UsageError
 
 CHOSEN = ("base", "late scan", "second cycle", "second activity corrected")
 
@@ -59,9 +59,12 @@ def test_a_scan_taken_back_and_put_in_force_again_leads_back_to_the_same_state(t
     assert not set(before) & set(without)
     assert [r["reason"] for r in listed(site.store, pid) if r["status"] == "retracted"] == ["patient moved"]
     assert [i.id for i in reversed(site.store.as_of(pid, when))] == believed
-    with pytest.raises(InputError) as twice:
+    with pytest.raises(UsageError) as twice:
         retract(site, pid, [scan.id], reason="again", by="a physicist", call=stand_in)
     assert twice.value.kind == "retraction.state"
+    assert "retracted already" in twice.value.found
+    assert "in force" in twice.value.expected
+    assert "--undo" in twice.value.remedy
     retract(site, pid, [scan.id], reason="it was another scan", by="a physicist", undo=True, call=stand_in)
     assert chain_of(site) == before
     assert all(site.store.has(s) for s in without)
@@ -83,7 +86,7 @@ def test_a_newest_cycle_without_its_only_scan_waits_and_the_twin_goes_back_to_th
 def test_a_retraction_needs_a_reason_and_a_name(told, reason, name):
     site, pid, _ = told
     events = len(site.store.audit.events())
-    with pytest.raises(InputError) as found:
+    with pytest.raises(UsageError) as found:
         retract(site, pid, ["0000"], reason=reason, by=name, call=stand_in)
     assert found.value.kind == "retraction.incomplete"
     assert len(site.store.audit.events()) == events
@@ -92,7 +95,7 @@ def test_a_retraction_needs_a_reason_and_a_name(told, reason, name):
 def test_what_was_never_told_and_the_last_scan_of_all_cannot_be_taken_back(told):
     site, pid, _ = told
     before, events = chain_of(site), len(site.store.audit.events())
-    with pytest.raises(StoreError) as unknown:
+    with pytest.raises(UsageError) as unknown:
         retract(site, pid, ["ffff0000ffff"], reason="wrong", by="N. N.", call=stand_in)
     assert unknown.value.kind == "retraction.unknown"
     regions = next(i for i in pool_of(site.store, pid).items if i.kind == "labels" and i.plain["frame_of_reference"] in {
@@ -117,7 +120,7 @@ def test_the_command_line_lists_and_refuses(told, capsys):
     }
     assert main(["--home", str(site.settings.home), "evidence", pid]) == 0
     assert "standing" in capsys.readouterr().out
-    assert main(["--home", str(site.settings.home), "retract", pid, "ffff0000", "--reason", "wrong", "--name", "N. N."]) == 1
+    assert main(["--home", str(site.settings.home), "retract", pid, "ffff0000", "--reason", "wrong", "--name", "N. N."]) == 2
     assert "retraction.unknown" in capsys.readouterr().err
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from flows.bench import assimilate as bench
 from flows.bench.resumable import by_patient
-from tdt_core.errors import SettingsError
+from tdt_core.errors import UsageError
 
 QUICK = {"rungs": "sum_of_exponentials", "draws": 300, "processes": 0}
 
@@ -67,5 +67,5 @@ def test_ranks_that_are_not_uniform_are_told():
     ("options", "said"), [({"n": 0}, "0 patients"), ({"misfit": "moon"}, "moon"), ({"misfit": "rung"}, "truth rung")]
 )
 def test_options_without_meaning_are_refused(options, said):
-    with pytest.raises(SettingsError, match=said):
+    with pytest.raises(UsageError, match=said):
         bench.run(**options)

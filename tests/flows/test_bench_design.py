@@ -5,7 +5,7 @@ import pytest
 
 from flows.bench import bench
 from flows.bench import design as under_test
-from tdt_core.errors import SettingsError
+from tdt_core.errors import UsageError
 
 OPTIONS = {"patients": 4, "seed": 3, "rung": "sum_of_exponentials", "hours": "4,24,72,168", "draws": 100, "processes": 0}
 
@@ -61,7 +61,7 @@ def test_the_same_scan_has_the_same_errors_in_every_arm():
     "options", [{"patients": 1}, {"hours": "soon"}, {"hours": "24"}, {"fixed": "-4"}, {"pet": 2}, {"draws": 3}]
 )
 def test_options_without_meaning_are_refused(options):
-    with pytest.raises(SettingsError):
+    with pytest.raises(UsageError):
         under_test.run(**options)
 
 

@@ -5,7 +5,7 @@ import pytest
 from flows.bench import bench
 from flows.bench.dose import TIMES_H, drawn, fitted, run
 from tdt_core.dosimetry import MATERIALS
-from tdt_core.errors import SettingsError
+from tdt_core.errors import UsageError
 from tdt_core.nuclides import nuclide
 
 NAMED = {"cycle_seconds", "credible_map_seconds", "credible_map_peak_gb", "kernel_256_seconds", "field_pipeline_seconds"}
@@ -46,7 +46,7 @@ def test_the_drawn_patient_has_disjoint_regions_and_decaying_scans() -> None:
 
 
 def test_a_benchmark_too_small_to_mean_anything_is_refused() -> None:
-    with pytest.raises(SettingsError):
+    with pytest.raises(UsageError):
         run(matrix=8)
-    with pytest.raises(SettingsError):
+    with pytest.raises(UsageError):
         run(draws=1)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from flows.bench.engines import ENGINES, describe, prepare, run
-from tdt_core.errors import InputError, SettingsError
+from tdt_core.errors import InputError, UsageError
 
 
 @pytest.fixture(scope="module")
@@ -68,5 +68,5 @@ def test_a_table_that_does_not_fit_is_refused(anatomy: Path, tmp_path: Path, row
 
 
 def test_an_anatomy_must_be_named() -> None:
-    with pytest.raises(SettingsError, match="--anatomy"):
+    with pytest.raises(UsageError, match="--anatomy"):
         run()

@@ -4,7 +4,7 @@ import pytest
 
 from flows.bench import estimators as bench
 from tdt_core.assimilation.network import available
-from tdt_core.errors import EstimationError, SettingsError
+from tdt_core.errors import EstimationError, UsageError
 
 
 def test_every_estimator_is_told_at_every_level_of_data():
@@ -22,7 +22,7 @@ def test_every_estimator_is_told_at_every_level_of_data():
 
 
 def test_an_estimator_that_is_not_there_is_refused():
-    with pytest.raises(SettingsError, match="magic"):
+    with pytest.raises(UsageError, match="magic"):
         bench.run(names="magic")
 
 

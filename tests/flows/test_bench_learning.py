@@ -6,7 +6,7 @@ import pytest
 from flows.bench.learning import run, scores, truth_of
 from flows.bench.virtual import QUANTITIES, drawn
 from tdt_core.assimilation import population_prior
-from tdt_core.errors import SettingsError
+from tdt_core.errors import UsageError
 from tdt_core.parameters import packaged_table
 
 
@@ -43,5 +43,5 @@ def test_scores_are_means_by_prior_and_quantity():
 
 
 def test_an_unknown_population_is_refused():
-    with pytest.raises(SettingsError, match="nobody"):
+    with pytest.raises(UsageError, match="nobody"):
         run(population="nobody")

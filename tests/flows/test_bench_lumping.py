@@ -3,7 +3,7 @@
 import pytest
 
 from flows.bench.lumping import describe, run
-from tdt_core.errors import SettingsError
+from tdt_core.errors import UsageError
 from tdt_core.kinetics.pbrpk import pbrpk
 
 
@@ -28,6 +28,6 @@ def test_the_benchmark_tells_states_time_and_the_difference_of_every_region() ->
 
 
 def test_a_percentile_of_one_patient_is_refused() -> None:
-    with pytest.raises(SettingsError, match="1 patients") as caught:
+    with pytest.raises(UsageError, match="1 patients") as caught:
         run(patients=1)
-    assert caught.value.kind == "settings.bench"
+    assert caught.value.kind == "usage.bench"

@@ -3,7 +3,7 @@
 import pytest
 
 from flows.bench.population import checked, describe, run, verdicts
-from tdt_core.errors import SettingsError
+from tdt_core.errors import UsageError
 from tdt_core.kinetics.clinical_levels import Level, levels
 
 
@@ -40,7 +40,7 @@ def test_the_table_of_sstr_says_where_it_does_not_hold() -> None:
 
 
 def test_a_model_without_a_population_is_refused() -> None:
-    with pytest.raises(SettingsError, match=r"no population of 'psma_reference'.*psma, sstr"):
+    with pytest.raises(UsageError, match=r"no population of 'psma_reference'.*psma, sstr"):
         run(patients=10, model="psma_reference")
 
 
@@ -63,5 +63,5 @@ def test_a_row_holds_by_one_cohort_and_its_spread_by_one_whose_mean_is_met() -> 
 
 
 def test_a_population_of_one_is_refused() -> None:
-    with pytest.raises(SettingsError, match="at least 2"):
+    with pytest.raises(UsageError, match="at least 2"):
         run(patients=1)

@@ -3,7 +3,7 @@
 import pytest
 
 from flows.bench import reference as bench
-from tdt_core.errors import SettingsError
+from tdt_core.errors import UsageError
 
 
 @pytest.mark.long
@@ -28,5 +28,5 @@ def test_figures_tell_shares_and_extremes():
 
 
 def test_options_without_meaning_are_refused():
-    with pytest.raises(SettingsError):
+    with pytest.raises(UsageError):
         bench.run(cases=0)

@@ -3,7 +3,7 @@
 import pytest
 
 from flows.bench import single_scan as bench
-from tdt_core.errors import SettingsError
+from tdt_core.errors import UsageError
 
 
 def test_every_method_is_told_at_every_hour():
@@ -23,5 +23,5 @@ def test_every_method_is_told_at_every_hour():
 
 @pytest.mark.parametrize("options", [{"patients": 0}, {"hours": "soon"}, {"hours": "-4"}])
 def test_options_without_meaning_are_refused(options):
-    with pytest.raises(SettingsError):
+    with pytest.raises(UsageError):
         bench.run(**options)

@@ -3,7 +3,7 @@
 import pytest
 
 from flows.bench.solver import run
-from tdt_core.errors import SettingsError
+from tdt_core.errors import UsageError
 
 NAMED = [
     f"{figure}.{rtol}"
@@ -21,5 +21,5 @@ def test_the_benchmark_names_its_figures_and_both_solvers_agree() -> None:
 
 
 def test_a_batch_that_cannot_fill_the_lanes_is_refused() -> None:
-    with pytest.raises(SettingsError):
+    with pytest.raises(UsageError):
         run(patients=3)

@@ -4,7 +4,7 @@ import pytest
 
 from flows.bench import bench
 from flows.bench.spect import clinical_scan, describe
-from tdt_core.errors import SettingsError
+from tdt_core.errors import UsageError
 
 
 def test_the_bench_tells_recovery_and_noise() -> None:
@@ -22,7 +22,7 @@ def test_the_bench_tells_recovery_and_noise() -> None:
 
 @pytest.mark.parametrize("wrong", [{"repeats": 1}, {"voxels": "a"}, {"levels": "-1"}])
 def test_senseless_options_are_refused(wrong: dict) -> None:
-    with pytest.raises(SettingsError):
+    with pytest.raises(UsageError):
         bench("spect")[0](**wrong)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from flows.bench_options import options
 from flows.cli import exit_code, main
 from flows.settings import Settings
 from storage.twins import TwinStore
-from tdt_core.errors import ConflictError, InputError, SettingsError, StoreError
+from tdt_core.errors import ConflictError, InputError, SettingsError, StoreError, UsageError
 
 COMMANDS = (
     *("demo", "test", "run", "check", "phantom", "dose", "explain", "replay", "refit", "sign", "ladder"),
@@ -61,9 +62,47 @@ def test_a_wrong_command_and_a_missing_argument_are_usage_errors(capsys: pytest.
 
 
 def test_errors_have_their_exit_codes() -> None:
+    assert exit_code(UsageError("x", expected="y")) == 2
     assert exit_code(InputError("x")) == 3
     assert exit_code(ConflictError("x")) == 5
     assert exit_code(StoreError("x")) == 1
+    assert exit_code(SettingsError("x")) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("twin", "log", "nobody"),
+        ("twin", "show", "ffffffff"),
+        ("twin", "as-of", "PID", "yesterday"),
+        ("explain", "ffffffff"),
+        ("refit", "nobody", "--reason", "better"),
+        ("refit", "PID", "--reason", " "),
+        ("evidence", "nobody"),
+        ("retract", "nobody", "12345678", "--reason", "wrong", "--name", "N. N."),
+        ("design", "PID", "--hours", "soon"),
+        ("design", "nobody"),
+        ("ladder", "PID", "--rungs", "guess"),
+        ("population", "show", "ffffffff"),
+        ("phantom", "OUT", "--variant", "x"),
+        ("phantom", "OUT", "--product", "x"),
+        ("bench", "nothing"),
+        ("bench", "loop", "--luck", "1"),
+    ],
+)
+def test_an_argument_that_names_nothing_is_wrong_usage_and_the_error_is_whole(
+    capsys: pytest.CaptureFixture[str], commit, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    stands_for = {"PID": commit().pid, "OUT": str(tmp_path / "out")}
+    code, told = called(capsys, *(stands_for.get(word, word) for word in arguments))
+    assert code == 2
+    assert all(told["error"][part] for part in ("kind", "found", "expected", "remedy"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_error_of_usage_travels_between_processes_whole() -> None:
+    error = UsageError("no scan 9", expected="1 to 4", kind="usage.scan")
+    assert pickle.loads(pickle.dumps(error)).as_dict() == error.as_dict()
 
 
 def test_an_error_says_what_was_found_and_what_to_do(capsys: pytest.CaptureFixture[str], site: Settings) -> None:
@@ -143,7 +182,7 @@ def test_an_unknown_patient_and_an_unreadable_time_are_refused(capsys: pytest.Ca
     state = commit()
     assert called(capsys, "twin", "log", "nobody")[1]["error"]["kind"] == "store.unknown"
     code, told = called(capsys, "twin", "as-of", state.pid, "yesterday")
-    assert (code, told["error"]["kind"]) == (3, "input.time")
+    assert (code, told["error"]["kind"]) == (2, "usage.time")
 
 
 def test_sign_fills_nothing_in_and_asks_for_every_missing_field(
@@ -248,5 +287,5 @@ def test_options_of_a_benchmark_follow_its_signature() -> None:
         "folder": "x y",
     }
     for words in (["--doctors", "4"], ["--patients"], ["--patients", "four"], ["4"]):
-        with pytest.raises(SettingsError):
+        with pytest.raises(UsageError):
             options(example, words)

@@ -11,7 +11,7 @@ from flows.cli import main
 from flows.design import Wanted, designed
 from tdt_core.assimilation import assimilate, population_prior
 from tdt_core.codec import to_plain
-from tdt_core.errors import InputError, SettingsError
+from tdt_core.errors import InputError, UsageError
 from tdt_core.kinetics import rung_for
 from tdt_core.planning import product_for
 from tdt_core.twin import Administration, TwinState
@@ -63,14 +63,14 @@ def test_a_dose_of_one_region_may_be_asked_for(state: TwinState) -> None:
     ],
 )
 def test_wishes_without_meaning_are_refused(options, said) -> None:
-    with pytest.raises(SettingsError, match=said):
+    with pytest.raises(UsageError, match=said):
         Wanted(**options)
 
 
 def test_a_quantity_or_a_sample_that_the_rung_does_not_know_is_refused(state: TwinState) -> None:
-    with pytest.raises(SettingsError, match="elbow"):
+    with pytest.raises(UsageError, match="elbow"):
         designed(state, quantity="elbow")
-    with pytest.raises(SettingsError, match="does not say what blood"):
+    with pytest.raises(UsageError, match="does not say what blood"):
         designed(state, Wanted(1, blood=1))
 
 
@@ -82,7 +82,7 @@ def test_of_a_cycle_under_way_only_later_scans_are_offered_and_they_tell_less_th
     assert told["offered"] == ["192 h", "240 h"]
     assert told["sd_without"] < coming["sd_without"]
     assert told["alone"][0]["variance_removed"] < coming["alone"][0]["variance_removed"]
-    with pytest.raises(SettingsError, match="after the last scan"):
+    with pytest.raises(UsageError, match="after the last scan"):
         designed(state, Wanted(1, (24.0,)), under_way=True)
     imaging = tuple(replace(a, intent="imaging") for a in state.evidence.administrations)
     with pytest.raises(InputError, match="none is under way"):
@@ -141,8 +141,11 @@ def test_a_person_reads_the_sets_and_what_each_measurement_tells_alone(
     assert f"Cycle {state.cycle} of {state.pid}" in shown
     assert "One alone" in shown
     assert shown.count("192 h") == 2
-    assert main(["design", state.pid, "--blood", "1", "--json"]) != 0
-    assert "whole-body rung" in json.loads(capsys.readouterr().out)["error"]["expected"]
+    for option, expected in ((("--blood", "1"), "whole-body rung"), (("--quantity", "hearts"), "one of")):
+        assert main(["design", state.pid, *option, "--json"]) == 2
+        error = json.loads(capsys.readouterr().out)["error"]
+        assert expected in error["expected"]
+        assert error["remedy"]
 
 
 def test_hours_that_are_no_numbers_are_refused_on_the_command_line(capsys: pytest.CaptureFixture[str], commit) -> None:

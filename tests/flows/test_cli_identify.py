@@ -13,7 +13,7 @@ from flows import identify
 from flows.cli import main
 from tdt_core.assimilation import assimilate, population_prior
 from tdt_core.dosimetry.units import JOULE_PER_MBQ_H_KEV
-from tdt_core.errors import SettingsError
+from tdt_core.errors import UsageError
 from tdt_core.kinetics import rung_for
 from tdt_core.nuclides import nuclide
 from tdt_core.trials.outcome import cycle_dose
@@ -130,7 +130,7 @@ def test_open_sides_are_told_in_words() -> None:
 @pytest.mark.parametrize(("quantities", "parameters"), [(("elbow",), ()), ((), ("elbow.uptake",))])
 def test_unknown_names_are_refused(told, quantities, parameters) -> None:
     state, _ = told
-    with pytest.raises(SettingsError, match="elbow"):
+    with pytest.raises(UsageError, match="elbow"):
         identify.identified(OneState(state), state.id, quantities, parameters)
 
 

@@ -11,7 +11,7 @@ import pytest
 from flows.bench.ladder import describe, measured, run
 from flows.cli import main
 from flows.ladder import about_daughters, grouped, ladder
-from tdt_core.errors import SettingsError
+from tdt_core.errors import UsageError
 from tdt_core.kinetics import rungs
 from tdt_core.phantom import PhantomSettings, reference_patient
 from tdt_core.phantom.region_curves import region_curves
@@ -66,14 +66,14 @@ def test_a_person_reads_tables_the_basis_of_the_weights_and_refusals(capsys: pyt
 
 @pytest.mark.parametrize(
     ("options", "kind"),
-    [(("--rungs", "guess"), "model.name"), (("--by", "luck"), "settings.ladder")],
+    [(("--rungs", "guess"), "model.name"), (("--by", "luck"), "usage.ladder")],
 )
 def test_an_unknown_rung_or_basis_is_refused(
     capsys: pytest.CaptureFixture[str], commit, options: tuple[str, ...], kind: str
 ) -> None:
     state = commit()
     code, told = called(capsys, "ladder", state.id, *options)
-    assert code == 1
+    assert code == 2
     assert told["error"]["kind"] == kind
     assert "one of" in told["error"]["expected"]
 
@@ -81,7 +81,7 @@ def test_an_unknown_rung_or_basis_is_refused(
 def test_an_unknown_state_is_refused(capsys: pytest.CaptureFixture[str], commit) -> None:
     commit()
     code, told = called(capsys, "ladder", "ffffffff")
-    assert code == 1
+    assert code == 2
     assert told["error"]["kind"].startswith("store")
 
 
@@ -142,7 +142,7 @@ def test_the_benchmark_tells_every_rung_and_the_averages() -> None:
 
 @pytest.mark.parametrize("options", [{"patients": 0}, {"scans": "4,soon"}, {"scans": "-1,4"}])
 def test_a_benchmark_without_patients_or_with_impossible_scans_is_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(SettingsError):
+    with pytest.raises(UsageError):
         run(**options)
 
 

@@ -504,7 +504,7 @@ def test_an_empty_folder_is_filled_and_one_that_holds_something_is_left_alone(
     assert main(["simulate", *LUTETIUM, "--out", str(out)]) == 0
     before = {p: p.read_bytes() for p in out.iterdir()}
     capsys.readouterr()
-    assert main(["simulate", *LUTETIUM, "--out", str(out)]) == 3
+    assert main(["simulate", *LUTETIUM, "--out", str(out)]) == 2
     assert "output.exists" in capsys.readouterr().err
     assert {p: p.read_bytes() for p in out.iterdir()} == before
     assert [p.name for p in tmp_path.iterdir()] == ["out"]

@@ -18,10 +18,12 @@ from inbox_builder import AFFINE, SHAPE, copy_of, edit, write_inbox
 from loop_case import only_cycle
 
 from flows.cli import main
+from flows.dose.take_in import take_in
 from storage.dicom.write_common import save
 from storage.dicom.write_rtdose import header_shadow
 from storage.nifti import read_nifti
 from storage.posterior_files import open_dose
+from tdt_core.errors import UsageError
 
 FILES = {
     *("bed.dcm", "bed.nii.gz", "dose.dcm", "dose.json", "dose.nii.gz", "dose.zarr", "dose_sd.dcm", "dose_sd.nii.gz"),
@@ -130,13 +132,12 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_inbox(tmp_path_factory.mktemp("small") / "inbox")
 
 
-def refused(folder: Path, capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, str]:
+def refused(folder: Path, capsys: pytest.CaptureFixture[str], *options: str, code: int = 3) -> dict[str, str]:
     """The error of a run that must leave nothing behind."""
     before = {p.name for p in folder.parent.iterdir()}
     capsys.readouterr()
-    code = main(["dose", str(folder), *options, "--json"])
+    assert main(["dose", str(folder), *options, "--json"]) == code
     error = json.loads(capsys.readouterr().out)["error"]
-    assert code == 3
     assert {p.name for p in folder.parent.iterdir()} == before
     assert error["found"]
     assert error["expected"]
@@ -212,17 +213,20 @@ def test_another_cycle_a_used_folder_and_a_place_in_the_input_are_refused(
     small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = copy_of(small, tmp_path / "inbox")
-    assert refused(folder, capsys, "--cycle", "2")["kind"] == "dose.cycle"
-    assert refused(folder, capsys, "--out", str(folder / "dose"))["kind"] == "dose.out"
+    error = refused(folder, capsys, "--cycle", "7", code=2)
+    assert error["kind"] == "dose.cycle"
+    assert "7" in error["found"]
+    assert error["expected"] == "cycle 1"
+    assert refused(folder, capsys, "--out", str(folder / "dose"), code=2)["kind"] == "dose.out"
     (tmp_path / "inbox-dose").mkdir()
     (tmp_path / "inbox-dose" / "mine.txt").write_text("kept")
-    assert refused(folder, capsys)["kind"] == "dose.out"
+    assert refused(folder, capsys, code=2)["kind"] == "dose.out"
     assert (tmp_path / "inbox-dose" / "mine.txt").read_text() == "kept"
 
 
 def test_an_unknown_engine_or_method_is_said_before_any_work(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for option in ("--engine", "--method", "--before-first"):
-        assert main(["dose", str(small), option, "nothing", "--json"]) == 3
+        assert main(["dose", str(small), option, "nothing", "--json"]) == 2
         error = json.loads(capsys.readouterr().out)["error"]
         assert error["kind"] == "model.name"
         assert "one of" in error["expected"]
@@ -302,6 +306,22 @@ def test_intervals_hold_what_nobody_said_about_the_time_before_the_first_scan(
     assert np.median(widths) > 1.01
 
 
-def test_scans_without_that_number_are_refused(one_scan: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["dose", str(one_scan), "--scan", "2", "--json"]) == 3
-    assert json.loads(capsys.readouterr().out)["error"]["kind"] == "dose.scans"
+@pytest.mark.parametrize("options", [("--scan", "9"), ("--method", "madsen"), ("--method", "madsen", "--scan", "3")])
+def test_a_scan_that_is_not_there_or_not_named_is_said_before_any_work(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr("flows.dose.calculate.quantify_cycle", None)
+    error = refused(copy_of(small, tmp_path / "inbox"), capsys, *options, code=2)
+    assert error["kind"] == "dose.scans"
+    assert "2" in error["found"]
+    assert "1 to 2" in error["expected"]
+
+
+def test_two_cycles_are_both_named_where_a_third_is_asked_for(phantom: Path) -> None:
+    both = phantom.parent / "all" / "inbox"
+    with pytest.raises(UsageError) as e:
+        take_in(both, 7)
+    assert "cycle 7" in e.value.found
+    assert "one of 1, 2" in e.value.expected
+    with pytest.raises(UsageError, match="therapy cycles 1, 2"):
+        take_in(both)

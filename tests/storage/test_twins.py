@@ -17,7 +17,7 @@ from storage import state_files as files
 from storage.atomic import sha256_file
 from storage.twins import TwinStore
 from tdt_core.codec import to_plain
-from tdt_core.errors import ConflictError, InputError, StoreError, TimeError
+from tdt_core.errors import ConflictError, InputError, StoreError, TimeError, UsageError
 from tdt_core.twin import Decision, TwinState
 
 
@@ -161,7 +161,7 @@ def test_ids_may_be_abbreviated_as_long_as_they_are_unique(store: TwinStore) -> 
     assert store.find(ids[0][:10]) == ids[0]
     assert store.find(ids[0][:10].upper()) == ids[0]
     for prefix, kind in (("ffffffff", "store.unknown"), (ids[0][:3], "store.ambiguous")):
-        with pytest.raises(StoreError) as e:
+        with pytest.raises(UsageError) as e:
             store.find(prefix)
         assert e.value.kind == kind
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tdt_core.errors import ModelError
+from tdt_core.errors import ModelError, UsageError
 from tdt_core.phantom.activity import texture, texture_field
 from tdt_core.phantom.anatomy import CODE, FIRST_LESION, STRUCTURES
 from tdt_core.phantom.drawn import draw_anatomy
@@ -156,7 +156,7 @@ def test_a_shape_takes_exactly_the_voxels_asked_for_even_with_ties():
 
 @pytest.mark.parametrize("wrong", [{"cycles": 7}, {"matrix": 65}, {"time_points": 2}, {"seed": -1}, {"product": "X"}])
 def test_settings_outside_their_range_are_refused(wrong):
-    with pytest.raises(ModelError):
+    with pytest.raises(UsageError):
         PhantomSettings(**wrong)
 
 
