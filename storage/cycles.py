@@ -1,20 +1,13 @@
-"""One cycle of an intake as one evidence item, so that later steps need its digest only, never an inbox."""
+"""One cycle as one evidence item (`storage.pool` makes it), so that later steps need its digest only, never an inbox."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from storage.evidence import EvidenceStore, digest_labels
-from storage.intake import CycleIntake, Intake
-from tdt_core.codec import from_plain, to_plain
+from storage.evidence import EvidenceStore
+from storage.intake_types import CycleIntake
+from tdt_core.codec import from_plain
 from tdt_core.twin import Administration, LabResult, Patient, PriorTherapy, Sample
 
 KIND = "cycle"
-
-
-def put_cycles(evidence: EvidenceStore, intake: Intake) -> dict[int, str]:
-    """Store every cycle of an intake; returns cycle number -> digest. Scans and labels must be in the store already."""
-    return {cycle.number: evidence.put_json(KIND, _plain(intake, cycle)) for cycle in intake.cycles}
 
 
 def get_cycle(evidence: EvidenceStore, digest: str) -> tuple[str, Patient, CycleIntake]:
@@ -44,21 +37,3 @@ def digests_by_cycle(evidence: EvidenceStore, bundles: dict[int, str]) -> dict[i
     that is assimilated must stay assimilated.
     """
     return {number: tuple(evidence.get_json(bundle, KIND)["digests"]) for number, bundle in bundles.items()}
-
-
-def _plain(intake: Intake, cycle: CycleIntake) -> dict[str, Any]:
-    return {
-        "pid": intake.pid,
-        "patient": to_plain(intake.patient),
-        "number": cycle.number,
-        "administrations": to_plain(cycle.administrations),
-        "scans": [scan.id for scan in cycle.scans],
-        "cts": {frame: scan.id for frame, scan in cycle.cts.items()},
-        "labels": None if cycle.labels is None else digest_labels(cycle.labels),
-        "labels_for": cycle.labels_for,
-        "labs": to_plain(cycle.labs),
-        "prior_therapies": to_plain(cycle.prior_therapies),
-        **({"samples": to_plain(cycle.samples)} if cycle.samples else {}),
-        "digests": sorted(cycle.digests),
-        "findings": list(cycle.findings) + list(intake.findings),
-    }

@@ -16,6 +16,7 @@ import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
 
+from storage.deliveries import content_of, pool_of, put_bundles
 from storage.dicom.uids import derived_uid
 from storage.dicom.write_common import DicomPatient, DicomSeries, DicomStudy, Equipment, save
 from storage.dicom.write_ct import ct_series
@@ -23,6 +24,9 @@ from storage.dicom.write_nm import EnergyWindow, SpectAcquisition, nm_spect
 from storage.dicom.write_pt import PetAcquisition, pt_series
 from storage.dicom.write_rtstruct import rtstruct
 from storage.dicom.write_seg import seg
+from storage.evidence import EvidenceStore
+from storage.intake import Intake
+from storage.twins import TwinStore
 from tdt_core.imaging.regions import region_named
 from tdt_core.imaging.volume import LabelVolume
 from tdt_core.nuclides import nuclide
@@ -225,3 +229,9 @@ def edit_json(path: Path, change: Callable[[dict], None]) -> None:
 def copy_of(valid: Path, target: Path) -> Path:
     shutil.copytree(valid, target)
     return target
+
+
+def bundles_of(evidence: EvidenceStore, intake: Intake) -> dict[int, str]:
+    """Cycle number -> digest of its bundle, when this intake is all that is known of the patient."""
+    known = pool_of(TwinStore(evidence.home), intake.pid, more=content_of(intake))
+    return put_bundles(evidence, known.cycles())

@@ -8,7 +8,7 @@ from pathlib import Path
 import inbox_builder as b
 import pytest
 
-from storage.cycles import get_cycle, put_cycles
+from storage.cycles import get_cycle
 from storage.evidence import EvidenceStore
 from storage.home import open_home
 from storage.intake import Intake, read_inbox
@@ -77,7 +77,10 @@ def test_an_earlier_therapy_falls_into_the_cycle_of_its_date_and_is_evidence(val
     assert one.prior_therapies == (PriorTherapy(24.0 * 7, "liver", 6.5, "photon", "treatment_plan"),)
     for cycle in intake.cycles:
         assert [evidence.kind(d) for d in cycle.digests].count("prior_therapies") == 1
-        assert get_cycle(evidence, put_cycles(evidence, intake)[cycle.number])[2].prior_therapies == cycle.prior_therapies
+    (bundle,) = b.bundles_of(
+        evidence, intake
+    ).values()  # without regions there is no cycle 0: what was before counts in cycle 1
+    assert get_cycle(evidence, bundle)[2].prior_therapies == (*zero.prior_therapies, *one.prior_therapies)
 
 
 def test_without_the_file_the_evidence_is_what_it_was(valid, tmp_path):
@@ -91,6 +94,6 @@ def test_without_the_file_the_evidence_is_what_it_was(valid, tmp_path):
 
 def test_a_bundle_of_an_earlier_version_has_no_earlier_therapies(valid, tmp_path):
     intake, evidence = taken(valid, tmp_path)
-    plain = evidence.get_json(put_cycles(evidence, intake)[1])
+    plain = evidence.get_json(b.bundles_of(evidence, intake)[1])
     old = evidence.put_json("cycle", {k: v for k, v in plain.items() if k != "prior_therapies"} | {"lesions": []})
     assert get_cycle(evidence, old)[2].prior_therapies == ()

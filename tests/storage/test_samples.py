@@ -9,7 +9,7 @@ import inbox_builder as b
 import numpy as np
 import pytest
 
-from storage.cycles import get_cycle, put_cycles
+from storage.cycles import get_cycle
 from storage.evidence import EvidenceStore
 from storage.home import open_home
 from storage.intake import Intake, read_inbox
@@ -62,7 +62,7 @@ def test_samples_join_the_cycle_of_their_time_in_canonical_units_and_are_evidenc
     assert (early.value, early.below) == (pytest.approx(0.12), False)
     assert (late.value, late.below, late.calibration_sd) == (pytest.approx(4e-4), True, 0.03)
     assert [evidence.kind(d) for d in cycle.digests].count("samples") == 1
-    assert get_cycle(evidence, put_cycles(evidence, intake)[cycle.number])[2].samples == cycle.samples
+    assert get_cycle(evidence, b.bundles_of(evidence, intake)[cycle.number])[2].samples == cycle.samples
 
 
 def test_without_the_file_the_evidence_is_what_it_was(valid, tmp_path):
