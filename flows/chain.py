@@ -20,7 +20,7 @@ from storage.cycles import digests_by_cycle
 from storage.deliveries import Pool, content_of, pool_of, put_bundles, record_delivery
 from storage.identity import science_digest
 from storage.intake import read_inbox
-from storage.pool import waiting
+from storage.pool import set_aside, waiting
 from storage.twins import StateInfo, now
 from storage.vault import Vault
 from tdt_core.codec import from_plain
@@ -87,6 +87,8 @@ def ready(known: Pool) -> dict[int, JsonDict]:
         )
     for number, lacks in late.items():
         progress.note(f"cycle {number} waits for {lacks}")
+    for told in set_aside(known.items, cycles):
+        progress.note(told)
     return {k: v for k, v in cycles.items() if k not in late}
 
 

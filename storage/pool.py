@@ -95,8 +95,8 @@ def _items(content: Mapping[str, Any], describe: Describe) -> Iterable[Item]:
         yield Item(digest_json("administration", a), "administration", (), "", a, a["time_h"])
     for digest in content["scans"]:
         about = describe(digest)
-        key = (about["modality"], about["frame_of_reference"], about["time_h"])
-        start = about["time_h"] - (about["duration_s"] / 7200 if about["modality"] != "PT" else 0.0)
+        key: tuple[Any, ...] = (about["modality"], about["nuclide"], about["frame_of_reference"], about["time_h"])
+        start = about["time_h"] - (about["duration_s"] / 7200 if about["modality"] != "PET" else 0.0)
         yield Item(digest, "scan", key, "", {**about, "remarks": content["remarks"].get(digest, [])}, start)
     for kind in ("ct", "labels"):
         for frame, digest in content[kind]:
@@ -105,7 +105,7 @@ def _items(content: Mapping[str, Any], describe: Describe) -> Iterable[Item]:
     for lab in content["labs"]:
         yield Item(digest_json("lab", lab), "lab", (lab["record"],), "", lab, lab["time_h"])
     for line in content["samples"]:
-        key = (line["kind"], line["start_h"], line["counter"])
+        key = (line["kind"], "" if line["rate"] else line["nuclide"], line["start_h"], line["counter"])
         held = line["start_h"] if line["end_h"] is None else line["end_h"]
         yield Item(digest_json("sample", line), "sample", key, "", line, held)
     for prior in content["prior_therapies"]:
@@ -169,7 +169,8 @@ def _same_value(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
 def cycles_of_pool(pid: str, items: Sequence[Item], statements: Sequence[Statement]) -> dict[int, JsonDict]:
     """Cycle number -> bundle (see `storage.cycles`) of what stands.
 
-    What was measured before the first therapy without imaging that can be used joins the first therapy cycle.
+    Without imaging before the first therapy that can be used, laboratory results and earlier therapies join the first therapy
+    cycle; samples wait with the imaging whose administration they belong to (`set_aside`).
 
     Raises
     ------
@@ -201,8 +202,18 @@ def cycles_of_pool(pid: str, items: Sequence[Item], statements: Sequence[Stateme
         if item.kind not in per_frame:
             grouped.setdefault(number(item), []).append(item)
     if 0 in grouped and not _usable(grouped[0], per_frame["labels"]):
-        grouped[1] += [i for i in grouped.pop(0) if i.kind not in ("scan", "administration")]
+        grouped[1] += [i for i in grouped.pop(0) if i.kind in ("lab", "prior_therapy")]
     return {k: _bundle(pid, k, grouped[k], per_frame, _patient(statements, therapies, k), rivals) for k in sorted(grouped)}
+
+
+def set_aside(items: Sequence[Item], bundles: Mapping[int, JsonDict]) -> list[str]:
+    """What stands and is in no bundle, in words: scans and samples of a cycle 0 that has no regions."""
+    first_h = min((a["time_h"] for a in bundles[1]["administrations"] if a["intent"] == "therapy"), default=-math.inf)
+    if 0 in bundles:
+        return []
+    early = [i.kind for i in items if i.status == "standing" and i.kind in ("scan", "sample") and i.time_h + 1e-9 < first_h]
+    told = [f"{n} {kind}{'s' * (n > 1)}" for kind in ("scan", "sample") if (n := early.count(kind))]
+    return [f"{' and '.join(told)} from before the first therapy not used: no regions on a scan before it"] if told else []
 
 
 def _usable(items: Sequence[Item], labels: Mapping[str, Item]) -> bool:

@@ -91,15 +91,15 @@ def read_samples(path: Path, subjects: Sequence[str]) -> tuple[SampleLine, ...]:
     """
     rows = read_csv_of(path, CSV_HEADER, subjects, "samples", "identity.samples")
     lines = [_line(n, row) for n, row in enumerate(rows, start=1)]
-    keys = [(x.kind, x.start, x.counter) for x in lines]
+    keys = [(x.kind, "" if x.rate else x.nuclide, x.start, x.counter) for x in lines]  # a dose rate tells no nuclides apart
     if len(set(keys)) != len(keys):
         raise InputError(
-            "two samples of one kind and counter at one time",
+            "two samples of one kind, nuclide and counter at one time",
             expected="one row for each sample",
             remedy="remove the copy, or name the counters apart",
             kind="sample.repeated",
         )
-    return tuple(sorted(lines, key=lambda x: (x.start, x.kind, x.counter)))
+    return tuple(sorted(lines, key=lambda x: (x.start, x.kind, x.counter, x.nuclide)))
 
 
 def _line(n: int, row: dict[str, str]) -> SampleLine:
@@ -192,9 +192,9 @@ class HourLine(_Row):
     end_h: float | None
 
     @property
-    def order(self) -> tuple[float, str, str]:
+    def order(self) -> tuple[float, str, str, str]:
         """Sorts rows as `read_samples` does."""
-        return (self.start_h, self.kind, self.counter)
+        return (self.start_h, self.kind, self.counter, self.nuclide)
 
 
 def in_hours(lines: Sequence[SampleLine], origin: datetime) -> tuple[HourLine, ...]:

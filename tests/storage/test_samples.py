@@ -165,6 +165,15 @@ def test_a_row_without_meaning_is_refused_with_its_kind(line, kind, tmp_path):
     assert e.value.remedy
 
 
+def test_two_nuclides_counted_in_one_tube_are_two_samples_and_one_dose_rate_is_not(tmp_path):
+    lines = read_samples(written(tmp_path, row(), row(value="9").replace("Lu-177", "In-111")), (SUBJECT,))
+    assert [x.nuclide for x in lines] == ["In-111", "Lu-177"]
+    rate = row("whole_body", 0.5, value="50", unit="uSv/h")
+    with pytest.raises(InputError) as e:
+        read_samples(written(tmp_path, rate, rate.replace("Lu-177", "In-111")), (SUBJECT,))
+    assert e.value.kind == "sample.repeated"
+
+
 def test_two_rows_of_one_sample_are_refused(tmp_path):
     with pytest.raises(InputError) as e:
         read_samples(written(tmp_path, row(), row(value="130")), (SUBJECT,))
