@@ -154,7 +154,13 @@ def test_a_shape_takes_exactly_the_voxels_asked_for_even_with_ties():
         lowest(values, np.zeros(values.shape, bool), 1, "test")
 
 
-@pytest.mark.parametrize("wrong", [{"cycles": 7}, {"matrix": 65}, {"time_points": 2}, {"seed": -1}, {"product": "X"}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"cycles": 7}, {"matrix": 65}, {"time_points": 2}, {"seed": -1}, {"product": "X"}),
+        *({"images": "true"}, {"noise": "none"}, {"variant": "x"}),
+    ],
+)
 def test_settings_outside_their_range_are_refused(wrong):
     with pytest.raises(UsageError):
         PhantomSettings(**wrong)

@@ -256,8 +256,6 @@ def test_placing_at_half_voxels_agrees_with_the_scan_grid():
         lambda: projector().backward(np.zeros((3, 3, 3), np.float32)),
         lambda: osem(np.full((DEVICE.angles, N, Z), -1.0), projector(), np.full(DEVICE.angles, 1 / DEVICE.angles)),
         lambda: replace(DEVICE, angles=10),
-        lambda: PhantomSettings(images="true"),
-        lambda: PhantomSettings(noise="none"),
     ],
 )
 def test_bad_input_is_refused(wrong):
