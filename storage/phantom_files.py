@@ -37,7 +37,7 @@ from storage.dicom.write_pt import PetAcquisition, pt_series
 from storage.dicom.write_seg import seg
 from storage.phantom_tables import PhantomIdentity, administrations_json, calibration_json, labs_csv, labs_fhir
 from tdt_core.codec import digest, to_plain
-from tdt_core.errors import InputError
+from tdt_core.errors import InputError, UsageError
 from tdt_core.nuclides import nuclide
 from tdt_core.phantom.types import PhantomCycle, PhantomScan, PhantomSettings
 from tdt_core.twin import Administration, Patient
@@ -116,7 +116,7 @@ def write_reference_patient(
     """
     for name in ("inbox", "truth"):
         if (out / name).exists() and any((out / name).iterdir()):
-            raise InputError(
+            raise UsageError(
                 f"the folder {name} of the phantom is not empty",
                 expected="a new or empty folder",
                 remedy="choose another folder, or remove the old phantom",

@@ -295,21 +295,24 @@ def _few(images: CycleImages, options: DoseOptions) -> list[str]:
 
 
 def dose_volumes(found: Dosimetry) -> list[dict[str, Any]]:
-    """DVH per region: `{region, dose_gy, q05, q50, q95, metrics}`, bands by scaling the dose with the draws of the region."""
+    """DVH per region: `{region, dose_gy, mean, q05, q95, metrics}`.
+
+    `mean` is the histogram of the map, the band that of the map scaled with the draws of the region.
+    """
     rows = []
     for n, (name, mask) in enumerate(found.masks.items()):
         if name == "rest":
             continue
         ordered = np.sort(doses_inside(found.dose_gy, mask))[:, None]
-        scales = np.quantile(found.factors[:, n], (0.05, 0.5, 0.95))
-        grid = np.linspace(0.0, float(ordered[-1, 0] * scales[2]) * 1.02 or 1.0, DVH_POINTS)
-        low, mid, high = (volume_curves(ordered * scale, grid)[:, 0] for scale in scales)
+        least, most = np.quantile(found.factors[:, n], (0.05, 0.95))
+        grid = np.linspace(0.0, float(ordered[-1, 0] * max(most, 1.0)) * 1.02 or 1.0, DVH_POINTS)
+        mean, low, high = (volume_curves(ordered * scale, grid)[:, 0] for scale in (1.0, least, most))
         rows.append(
             {
                 "region": name,
                 "dose_gy": grid.tolist(),
+                "mean": mean.tolist(),
                 "q05": low.tolist(),
-                "q50": mid.tolist(),
                 "q95": high.tolist(),
                 "metrics": {
                     # V20 is a share of volume, which does not scale with dose

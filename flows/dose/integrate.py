@@ -46,9 +46,15 @@ class Integrated:
 
 
 def only(images: CycleImages, scan: int) -> CycleImages:
-    """The images of one scan, 1 for the first."""
+    """The images of one scan, 1 for the first, without what was found of the others."""
     kept = images.registered[scan - 1]
-    return replace(images, registered=(kept,), activities=tuple(a for a in images.activities if a.scan == kept.scan))
+    others = {f for s in images.registered if s is not kept for f in s.findings} - set(kept.findings)
+    return replace(
+        images,
+        registered=(kept,),
+        activities=tuple(a for a in images.activities if a.scan == kept.scan),
+        findings=tuple(f for f in images.findings if f not in others),
+    )
 
 
 def integrate(taken: TakenIn, images: CycleImages, method: str, before_first: str | None, draws: int, seed: int) -> Integrated:

@@ -21,9 +21,8 @@ def render(told: Row, curves: list[Row], maps: xr.Dataset) -> str:
     told : `tables.document`. curves : `tables.curve_rows`. maps : the dose dataset (`files.dataset`).
     """
     css = style_sheet()
-    regions = [r for r in told["regions"] if r["region"] != "rest"]
-    order = in_order([r["region"] for r in regions])
-    rows = sorted((_row(r) for r in regions), key=lambda r: order.index(r["region"]))
+    order = in_order([r["region"] for r in told["regions"]])
+    rows = sorted((_row(r) for r in told["regions"]), key=lambda r: order.index(r["region"]))
     by_region = {c["region"]: c for c in curves}
     measured = [r for r in order if r in by_region]
     dvh = {d["region"]: d for d in told["dvh"]}
@@ -36,6 +35,7 @@ def render(told: Row, curves: list[Row], maps: xr.Dataset) -> str:
             csp=content_security_policy(css),
             told=told,
             maps_are=f"by the engine {told['options']['engine']}",
+            histogram_is="of the dose map",
             facts=_facts(told),
             findings=with_names(told["findings"], (r["region"] for r in told["regions"])),
             organs=[r for r in rows if r["organ"] != "lesions"],

@@ -61,6 +61,7 @@ def region_rows(found: Dosimetry) -> list[Row]:
                 ],
                 "tia_mbq_h": summarised(float(sums[n]) * found.tia_factors[:, n]),
                 "tia_per_activity_h": float(sums[n]) / net,
+                "before_first_share": float(curve.parts[0, 0] / max(curve.integral[0], 1e-300)),
                 "after_last_share": float(curve.parts[2, 0] / max(curve.integral[0], 1e-300)),
                 "effective_half_life_h": math.log(2.0) / float(curve.tail_rate[0]),
                 **_doses(dose, beds[region.name], net),
@@ -226,7 +227,7 @@ def region_csv(told: Row) -> str:
             row[f"sd_{at}_h_mbq"] = point.get("sd_mbq")
         for name in ("tia_mbq_h", "dose_gy", "bed_gy"):
             row |= {f"{name}_{s}": (r.get(name) or {}).get(s) for s in STATISTICS}
-        for name in ("tia_per_activity_h", "effective_half_life_h", "after_last_share", "gy_per_gbq"):
+        for name in ("tia_per_activity_h", "effective_half_life_h", "before_first_share", "after_last_share", "gy_per_gbq"):
             row[name] = r.get(name)
         row |= {f"{m}_gy": metrics.get(r["region"], {}).get(m, {}).get("mean") for m in ("d98", "d95", "d90", "d50", "d2")}
         row["v20_share"] = metrics.get(r["region"], {}).get("v20", {}).get("mean")

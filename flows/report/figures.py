@@ -69,14 +69,17 @@ def time_activity(curve: Row, *, log_y: bool = False, note: str = "") -> Markup:
 
 
 def dose_volume(curve: Row, note: str = "") -> Markup:
-    """One region's cumulative dose-volume histogram with its 90 % band and D90, D50, D2 marked."""
-    dose = curve["dose_gy"]
+    """One region's cumulative dose-volume histogram with its 90 % band and D90, D50, D2 marked.
+
+    The line and the marks are the `mean` where the curve has one (that of a dose map), else the median over draws.
+    """
+    dose, middle = curve["dose_gy"], "mean" if "mean" in curve else "q50"
     colour = colour_of(curve["region"])
     used = [d for d, v in zip(dose, curve["q95"], strict=True) if v > 0.004]
     frame = Frame((0.0, max(used[-1] if used else dose[-1], 1e-6) * 1.03), (0.0, 100.0), height=184)
     inside = [n for n, d in enumerate(dose) if d <= frame.x_range[1]]
     xs = [dose[n] for n in inside]
-    low, mid, high = ([100 * curve[k][n] for n in inside] for k in ("q05", "q50", "q95"))
+    low, mid, high = ([100 * curve[k][n] for n in inside] for k in ("q05", middle, "q95"))
     parts = [text(2, 12, name_of(curve["region"]), size=12.5, fill=INK, weight="600")]
     if note:
         parts.append(text(frame.width - 10, 12, note, anchor="end", size=9.5))
@@ -86,8 +89,8 @@ def dose_volume(curve: Row, note: str = "") -> Markup:
     for key, level in (("d90", 90), ("d50", 50), ("d2", 2)):
         q = (curve.get("metrics") or {}).get(key)
         if q:
-            tip = f"{key.upper()} {number(q['q50'])} Gy ({interval(q)})"
-            parts.append(frame.point(min(q["q50"], frame.x_range[1]), level, 0, colour, shape="ring", tip=tip))
+            tip = f"{key.upper()} {number(q[middle])} Gy ({interval(q)})"
+            parts.append(frame.point(min(q[middle], frame.x_range[1]), level, 0, colour, shape="ring", tip=tip))
     return document(frame.width, frame.height, parts, f"Dose-volume histogram of {name_of(curve['region'])} with 90 % band")
 
 

@@ -42,7 +42,8 @@ REST = "rest"
 class RegisteredScan:
     """One scan on the reference grid. `volume` is float32 MBq/mL at `time_h`; `transform` maps reference points to scan points.
 
-    `counts_per_mbq` and `resolution` are those of the scan; `concentration_mbq_ml` the corrected one of each region.
+    `counts_per_mbq` and `resolution` are those of the scan; `concentration_mbq_ml` the corrected one of each region; `findings`
+    are remarks on this scan alone.
     """
 
     scan: str
@@ -54,6 +55,7 @@ class RegisteredScan:
     counts_per_mbq: float
     resolution: Resolution
     concentration_mbq_ml: Mapping[str, float]
+    findings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -284,7 +286,7 @@ class _Task:
     seed: int
 
 
-def _one_scan(task: _Task) -> tuple[tuple[RegionActivity, ...], RegisteredScan, tuple[str, ...]]:
+def _one_scan(task: _Task) -> tuple[tuple[RegionActivity, ...], RegisteredScan]:
     """Register one scan's CT, quantify on its own grid, and bring its image to the reference grid."""
     scan, ct, ref = task.scan, task.ct, task.reference_scan
     findings: list[str] = []
@@ -314,8 +316,9 @@ def _one_scan(task: _Task) -> tuple[tuple[RegionActivity, ...], RegisteredScan, 
         scan.counts_per_mbq,
         quality(scan).resolution,
         dict(zip(corrected.parts.names, (float(c) for c in corrected.concentration), strict=True)),
+        (*findings, *more),
     )
-    return activities, registered, (*findings, *more)
+    return activities, registered
 
 
 def quantify_cycle(
@@ -375,8 +378,8 @@ def quantify_cycle(
     rho = found.density
     findings += found.findings
     regions, on_grid = _sized(labels, on_grid, inside, rho, reference.volume)
-    for _, _, more in results:
-        findings += more
+    for _, registered in results:
+        findings += registered.findings
     activities = tuple(a for r in results for a in r[0])
     findings += rising_activity(ordered, activities)
     return CycleImages(

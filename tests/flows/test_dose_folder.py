@@ -18,12 +18,14 @@ from inbox_builder import AFFINE, SHAPE, copy_of, edit, write_inbox
 from loop_case import only_cycle
 
 from flows.cli import main
+from flows.dose.integrate import only
 from flows.dose.take_in import take_in
 from storage.dicom.write_common import save
 from storage.dicom.write_rtdose import header_shadow
 from storage.nifti import read_nifti
 from storage.posterior_files import open_dose
 from tdt_core.errors import UsageError
+from tdt_core.imaging.quantification import CycleImages, RegisteredScan
 
 FILES = {
     *("bed.dcm", "bed.nii.gz", "dose.dcm", "dose.json", "dose.nii.gz", "dose.zarr", "dose_sd.dcm", "dose_sd.nii.gz"),
@@ -91,13 +93,28 @@ def test_the_table_the_maps_and_the_energy_agree(result: Path, told: dict[str, A
 
 def test_histograms_fall_from_one_to_zero_through_their_metrics_inside_their_band(told: dict[str, Any]) -> None:
     for curve in told["dvh"]:
-        dose, low, mid, high = (np.array(curve[k]) for k in ("dose_gy", "q05", "q50", "q95"))
+        dose, low, mid, high = (np.array(curve[k]) for k in ("dose_gy", "q05", "mean", "q95"))
         assert (mid[0], mid[-1]) == (1.0, 0.0)
         assert (np.diff(mid) <= 0).all()
         assert (low <= high).all()
         if curve["region"] in ("liver", "lungs", "spleen"):  # many voxels: no steps
             at_half = float(np.interp(-0.5, -mid, dose))
-            assert curve["metrics"]["d50"]["mean"] == pytest.approx(at_half, rel=0.05)
+            assert curve["metrics"]["d50"]["mean"] == pytest.approx(at_half, rel=0.01)
+
+
+def test_shares_before_the_first_and_after_the_last_scan_are_told_of_every_region_and_the_rest(
+    result: Path, told: dict[str, Any]
+) -> None:
+    rows = {r["region"]: r for r in told["regions"] if "scans" in r}
+    for name, row in rows.items():
+        first = row["scans"][0]
+        assert 0 < row["before_first_share"] < 1 - row["after_last_share"], name
+        constant = first["time_h"] * first["activity_mbq"] / row["tia_mbq_h"]["mean"]
+        assert row["before_first_share"] == pytest.approx(constant, rel=1e-3), name
+    page = (result / "page.html").read_text()
+    assert page.count(">Rest</td>") == 2
+    assert "before the first scan</th>" in page
+    assert "of the dose map" in page
 
 
 def test_every_file_tells_the_same_dose(result: Path) -> None:
@@ -304,6 +321,17 @@ def test_intervals_hold_what_nobody_said_about_the_time_before_the_first_scan(
         assert a["dose_gy"]["mean"] == pytest.approx(b["dose_gy"]["mean"], rel=1e-6)
         widths.append((a["dose_gy"]["q95"] - a["dose_gy"]["q05"]) / (b["dose_gy"]["q95"] - b["dose_gy"]["q05"]))
     assert np.median(widths) > 1.01
+
+
+def test_one_scan_of_several_is_told_without_words_about_the_others() -> None:
+    def scan(name: str, *findings: str) -> RegisteredScan:
+        return RegisteredScan(name, 0.0, "SPECT", "Lu-177", *[None] * 5, findings=findings)  # type: ignore[arg-type]
+
+    scans = (scan("a", "of both", "a alone"), scan("b", "of both", "b alone"))
+    images = CycleImages((), *[None] * 7, registered=scans, findings=("labels", "of both", "a alone", "b alone"))  # type: ignore[arg-type]
+    assert only(images, 2).registered == scans[1:]
+    assert only(images, 2).findings == ("labels", "of both", "b alone")
+    assert only(images, 1).findings == ("labels", "of both", "a alone")
 
 
 @pytest.mark.parametrize("options", [("--scan", "9"), ("--method", "madsen"), ("--method", "madsen", "--scan", "3")])

@@ -21,7 +21,7 @@ from storage.intake import check
 from storage.phantom_files import append_cycle, write_reference_patient
 from storage.tables import read_csv, read_json
 from storage.vault import Vault
-from tdt_core.errors import InputError
+from tdt_core.errors import InputError, UsageError
 from tdt_core.imaging.regions import region_named
 from tdt_core.imaging.volume import LabelVolume, Volume
 from tdt_core.nuclides import nuclide
@@ -241,7 +241,7 @@ def test_truth_stays_out_of_the_inbox_and_is_whole_beside_it(tmp_path):
 
 def test_a_folder_that_holds_a_phantom_is_not_written_over(tmp_path):
     write_reference_patient(tmp_path, SmallPatient(), through_cycle=0)
-    with pytest.raises(InputError, match="not empty"):
+    with pytest.raises(UsageError, match="not empty"):
         write_reference_patient(tmp_path, SmallPatient())
 
 
