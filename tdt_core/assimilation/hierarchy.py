@@ -15,7 +15,7 @@ approximation. Fitted by EM with conjugate penalties that count as `mean` and `s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -255,10 +255,10 @@ def cross_validated(
     start: Hyper,
     strength: Strength,
     folds: int,
-    standing: Hyper | None = None,
+    standing: Callable[[Sequence[Factor]], Hyper] | None = None,
     trusted: Sequence[Factor] = (),
     allowed_beyond: float = 0.1,
-    keys: Sequence[str] | None = None,
+    keys: Callable[[Sequence[Factor]], Sequence[str]] | None = None,
 ) -> Gate:
     """The verdict on what these patients teach: each fold is predicted by what the others teach.
 
@@ -267,23 +267,28 @@ def cross_validated(
 
     Parameters
     ----------
-    standing : the population that would be replaced, the packaged one when None. keys : what is learned, all when None.
+    standing : held-out patients -> the population that would be replaced, as it is without them; None: the packaged one.
+    keys : patients -> what is learned of them, so that held-out ones have no say in that either; None: all.
     trusted : patients that are held out of every fit and must not fall either.
     """
     ordered = sorted(factors, key=lambda f: f.patient)
-    before = standing or start
     gains, beyond = [], []
+
+    def gain(taught: Sequence[Factor], held: Sequence[Factor]) -> tuple[Hyper, FloatArray]:
+        found = learn(taught, start, strength, None if keys is None else keys(taught))
+        before = start if standing is None else standing(held)
+        return found, log_density(held, found) - log_density(held, before)
+
     for fold in range(folds):
         held = ordered[fold::folds]
         if not held:
             continue
-        found = learn([f for i, f in enumerate(ordered) if i % folds != fold], start, strength, keys)
-        gains += (log_density(held, found) - log_density(held, before)).tolist()
+        found, gained = gain([f for i, f in enumerate(ordered) if i % folds != fold], held)
+        gains += gained.tolist()
         beyond += [predictive_p(f, found) < 1e-3 for f in held]
     reasons = _falls(np.array(gains), "held-out patients")
     if trusted:
-        own = log_density(trusted, learn(ordered, start, strength, keys)) - log_density(trusted, before)
-        reasons += _falls(own, "patients kept apart")
+        reasons += _falls(gain(ordered, trusted)[1], "patients kept apart")
     share = float(np.mean(beyond))
     if share > allowed_beyond:
         reasons.append(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib import resources
@@ -138,7 +138,8 @@ def learn_population(
     Parameters
     ----------
     cohort : one entry per patient, all of one rung and ligand family; in any order.
-    standing : the learned prior in use, which the new one must not predict worse than.
+    standing : the learned prior in use, which the new one must not predict worse than. Patients whom it knows are predicted
+        by what it learns without them, where all of its states are here; else by itself, which is in its favour.
     trusted : patients that nothing is learned from, and that must not be predicted worse either.
     chains : their courses, for the drift.
 
@@ -169,19 +170,22 @@ def learn_population(
     rungs = [t.rung for t in (*cohort, *trusted)]
     shares = shares_of(rungs)
     start = packaged(tuple(shares), tuple(shares.values()))
-    before = start if standing is None else extended(standing.hyper, tuple(shares), tuple(shares.values()))
     strength = Strength(table.value("strength.mean"), table.value("strength.spread"))
     factors = [t.factor for t in cohort]
-    keys = seen_keys(factors, start, table.value("seen.reduction"), table.value("seen.share"))
+
+    def seen(some: Sequence[Factor]) -> tuple[str, ...]:
+        return seen_keys(some, start, table.value("seen.reduction"), table.value("seen.share"))
+
+    keys = seen(factors)
     gate = cross_validated(
         factors,
         start,
         strength,
         int(table.value("patients.folds")),
-        before,
+        None if standing is None else _standing_without(standing, (*cohort, *trusted), start, seen),
         [t.factor for t in trusted],
         table.value("gate.beyond"),
-        keys,
+        seen,
     )
     noise, noise_reason = noise_of_cohort(chains, table.value("strength.noise"), int(table.value("patients.folds")))
     return LearnedPrior(
@@ -198,6 +202,27 @@ def learn_population(
         noise=noise,
         noise_reason=noise_reason,
     )
+
+
+def _standing_without(
+    standing: LearnedPrior, known: Sequence[Taught], start: Hyper, seen: Callable[[Sequence[Factor]], tuple[str, ...]]
+) -> Callable[[Sequence[Factor]], Hyper]:
+    """Held-out patients -> the prior in use, learned without them.
+
+    As it is where some of its patients are not among the known: what it learned without the held-out ones cannot be told then.
+    """
+    factors = {t.state: t.factor for t in known}
+    whole = extended(standing.hyper, start.keys, (np.diag(start.common) / start.variance).tolist())
+
+    def without(held: Sequence[Factor]) -> Hyper:
+        names = {f.patient for f in held}
+        taught = [factors[s] for s in standing.states if s in factors]
+        left = [f for f in taught if f.patient not in names]
+        if len(taught) != standing.patients or len(left) == len(taught):
+            return whole
+        return learn(left, start, standing.strength, seen(left)) if left else start
+
+    return without
 
 
 def _of_keys(hyper: Hyper, keys: Sequence[str]) -> Hyper:

@@ -21,6 +21,7 @@ from tdt_core.assimilation.hierarchy import (
 )
 from tdt_core.assimilation.learned import LearnedPrior, Taught, learn_population, with_learned
 from tdt_core.assimilation.problem import Prior
+from tdt_core.assimilation.relations import keys_of
 from tdt_core.errors import EstimationError
 from tdt_core.kinetics import Sampled, rung_for
 from tdt_core.twin import Administration, ErrorBudget, Evidence, Patient, Region, RegionActivity
@@ -370,3 +371,64 @@ def _state(prior):
         posterior=posterior,
         evidence=dataclasses.replace(state.evidence, patient=PATIENT, regions=REGIONS, administrations=(GIVEN,)),
     )
+
+
+def test_what_a_held_out_patient_says_does_not_choose_what_is_learned_to_predict_it():
+    """Each fold's keys are chosen by the other patients: a fold for which nothing is chosen gains nothing."""
+    patients = cohort(20, SHIFTED, 13)
+    first_fold = {f.patient for f in sorted(patients, key=lambda f: f.patient)[::5]}
+
+    def keys(some):
+        return () if not first_fold & {f.patient for f in some} else KEYS
+
+    found, all_keys = (cross_validated(patients, START, STRENGTH, 5, keys=k) for k in (keys, lambda some: KEYS))
+    others = learn([f for f in patients if f.patient not in first_fold], START, STRENGTH)
+    held = [f for f in patients if f.patient in first_fold]
+    lost = log_density(held, others) - log_density(held, START)
+    assert all_keys.gain_mean - found.gain_mean == pytest.approx(float(lost.sum()) / 20, rel=1e-9)
+    assert abs(lost.sum()) > 0.1
+
+
+def seen_patients(rung, count, seed):
+    """Taught patients whose data see the uptake of every region, 1 sd up, and nothing else."""
+    rng = np.random.default_rng(seed)
+    keys = tuple(keys_of(rung))
+    uptake = np.array([k.endswith("uptake_per_ml") for k in keys])
+    found = []
+    for i in range(count):
+        truth = 1.0 + 0.7 * rng.standard_normal(uptake.sum())
+        precision, information = np.zeros((len(keys),) * 2), np.zeros(len(keys))
+        precision[np.ix_(uptake, uptake)] = np.eye(uptake.sum()) / 0.3**2
+        information[uptake] = (truth + 0.3 * rng.standard_normal(uptake.sum())) / 0.3**2
+        found.append(Taught(Factor(f"p{i:03d}", keys, precision, information), rung, f"{i:064x}"))
+    return found
+
+
+def test_the_same_patients_again_predict_as_the_prior_in_use_does(rung):
+    """What stands was learned from the very patients that are held out: without them it is what is learned from the others."""
+    patients = seen_patients(rung, 20, 1)
+    first = learn_population(patients)
+    again = learn_population(patients, standing=first)
+    assert first.gate.accepted
+    assert again.gate.accepted
+    assert (again.gate.gain_mean, again.gate.gain_median) == (0.0, 0.0)
+
+
+def test_more_patients_of_one_population_are_not_refused_for_what_the_prior_in_use_has_seen(rung):
+    """Twenty patients, then ten more of the same kind: those that the prior in use was learned from are not its forecast."""
+    gains = []
+    for seed in range(8):
+        patients = seen_patients(rung, 30, 100 + seed)
+        grown = learn_population(patients, standing=learn_population(patients[:20]))
+        gains.append(grown.gate.gain_mean)
+    assert np.mean(gains) > 0
+
+
+def test_where_a_patient_of_the_prior_in_use_is_lost_it_stands_as_it_is(rung):
+    patients = seen_patients(rung, 30, 3)
+    standing = learn_population(patients[:20])
+    fair = learn_population(patients, standing=standing).gate
+    lost = learn_population(patients[1:], standing=standing).gate
+    own = learn_population([dataclasses.replace(t, state=f"{500 + i:064x}") for i, t in enumerate(patients)], standing=standing)
+    assert fair.gain_mean > own.gate.gain_mean
+    assert fair.gain_mean > lost.gain_mean
