@@ -35,6 +35,7 @@ def evidence(patient: PatientArgument, as_json: AsJson = False) -> None:
             for r in rows
         ],
     )
+    say("hours after the first therapy; of a SPECT at the middle of its acquisition, of a PET at its start, as in reports")
 
 
 def retract(

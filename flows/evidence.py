@@ -6,7 +6,7 @@ and name, and the chain is derived again, as a branch, from the cycle on that re
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flows.chain import Caller, bring_up_to_date, call_directly, pooled, ready
@@ -18,16 +18,21 @@ from tdt_core.errors import UsageError
 
 
 def listed(store: TwinStore, pid: str) -> list[dict[str, Any]]:
-    """Every item that was ever stated, in order of time: id, kind, hour, since when known, what became of it."""
+    """Every item that was ever stated, in order of time: id, kind, hour, since when known, what became of it.
+
+    `time_h` is hours after the first therapy, of a scan when its values hold, as everywhere: the middle of a SPECT, the start
+    of a PET. CT and regions have the hour of the first scan in their frame of reference, and say which scans those are.
+    """
     known = pool_of(store, pid)
     if not known.items:
         raise _nobody()
+    scans = [item for item in known.items if item.kind == "scan"]
     rows = [
         {
             "item": item.id,
             "kind": item.kind,
-            "what": in_words(item),
-            "time_h": None if item.time_h != item.time_h else item.time_h,
+            "what": in_words(item, scans),
+            "time_h": hour_of(item, scans),
             "version": item.version,
             "status": item.status,
             "reason": known.retracted[item.id]["reason"] if item.id in known.retracted else "",
@@ -46,7 +51,20 @@ def _nobody() -> UsageError:
     )
 
 
-def in_words(item: Item) -> str:
+def scans_of(item: Item, scans: Sequence[Item]) -> list[Mapping[str, Any]]:
+    """The scans in the frame of reference of a CT or of regions, in order of time, versions of one scan once."""
+    found = {s.plain["time_h"]: s.plain for s in scans if s.plain["frame_of_reference"] == item.plain["frame_of_reference"]}
+    return [found[t] for t in sorted(found)]
+
+
+def hour_of(item: Item, scans: Sequence[Item]) -> float | None:
+    """Hours after the first therapy at which an item holds; None where no scan says when that is."""
+    if item.kind in ("ct", "labels"):
+        return next((s["time_h"] for s in scans_of(item, scans)), None)
+    return float(item.plain["time_h"] if item.kind == "scan" else item.time_h)
+
+
+def in_words(item: Item, scans: Sequence[Item]) -> str:
     """What an item says, without identity."""
     x = item.plain
     if item.kind == "administration":
@@ -59,7 +77,8 @@ def in_words(item: Item) -> str:
         return f"{x['kind']}, {x['nuclide']}"
     if item.kind == "prior_therapy":
         return f"{x['region']} {x['dose_gy']:g} Gy ({x['radiation']})"
-    return f"in frame {x['frame_of_reference'][-8:]}"
+    shown = " and ".join(f"the {s['modality']} at {s['time_h']:.1f} h" for s in scans_of(item, scans))
+    return f"of {shown}" if shown else f"of no scan that is known, in frame {x['frame_of_reference'][-8:]}"
 
 
 def retract(

@@ -37,6 +37,20 @@ def the(site, pid, kind, **values):
     return next(i for i in items if all(i.plain.get(k) == v for k, v in values.items()))
 
 
+def test_scans_have_the_hour_of_their_values_and_ct_and_regions_say_whose_they_are(told):
+    site, pid, _ = told
+    known = {i.id: i.plain for i in pool_of(site.store, pid).items}
+    rows = listed(site.store, pid)
+    scans = [r for r in rows if r["kind"] == "scan"]
+    assert scans
+    assert all(r["time_h"] == known[r["item"]]["time_h"] for r in scans)
+    for row in (r for r in rows if r["kind"] in ("ct", "labels")):
+        frame = known[row["item"]]["frame_of_reference"]
+        times = {known[r["item"]]["time_h"] for r in scans if known[r["item"]]["frame_of_reference"] == frame}
+        assert row["time_h"] == min(times)
+        assert all(f"at {t:.1f} h" in row["what"] for t in times)
+
+
 def test_what_was_corrected_is_listed_beside_what_stands_and_the_decision_follows_what_was_given(told):
     site, pid, _ = told
     rows = [
