@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from flows import summary
+from flows import progress, summary
 from flows.inflating import inflation_after, inflation_now
 from flows.plan import CyclePlan, rung_of, seed_of
 from flows.site import Site
@@ -16,6 +16,7 @@ from flows.steps import load_posterior, start_of, therapy_of
 from storage.cycles import get_cycle
 from storage.work import WorkFolder
 from tdt_core.assimilation import poorly_fitted, smooth_draws, state_model, transition, was_treated
+from tdt_core.assimilation.learned import LearnedPrior, learned_of, outdated
 from tdt_core.codec import from_plain, to_plain
 from tdt_core.kinetics import KineticModel, kept_in_place, source_activity
 from tdt_core.outcome import lab_trends
@@ -72,6 +73,9 @@ def conclude(site: Site, plan: CyclePlan) -> None:
         beyond_the_ledger(ledger, policy),
     )
     labs = [*past_labs(site, plan), *evidence.labs]
+    learned = learned_of(plan.identity)
+    for words in outdated(learned):
+        progress.note(words)
     together = against_all_cycles(site, plan.parent, rung, evidence, posterior, product, (*seed_of(plan), ALL_CYCLES), told)
     text = {
         "ligand": product.ligand,
@@ -91,7 +95,7 @@ def conclude(site: Site, plan: CyclePlan) -> None:
         "assumed": summary.assumed_rows(rung, tissues, product, policy, given.nuclide),
         "prior_therapies": to_plain(prior),
         "warnings": [
-            *warnings(posterior, product, treated, ledger, kept_in_place(rung, given.nuclide)),
+            *warnings(posterior, product, treated, ledger, kept_in_place(rung, given.nuclide), learned),
             *alarms(together, rung.regions),
         ],
         "all_cycles": together,
@@ -113,10 +117,18 @@ def conclude(site: Site, plan: CyclePlan) -> None:
 
 
 def warnings(
-    posterior: Posterior, product: Product, treated: bool, ledger: DoseLedger, in_place: Sequence[str] = ()
+    posterior: Posterior,
+    product: Product,
+    treated: bool,
+    ledger: DoseLedger,
+    in_place: Sequence[str] = (),
+    learned: Sequence[LearnedPrior] = (),
 ) -> list[str]:
-    """What a reader should know beside the findings of the intake; `in_place`: daughters that leave, and are not followed."""
-    found = []
+    """What a reader should know beside the findings of the intake.
+
+    in_place : daughters that leave, and are not followed. learned : the population priors that the twin began with.
+    """
+    found = outdated(learned)
     if not treated:
         found.append(f"Nothing was given for therapy yet: doses are prospective, for {product.standard_activity_mbq:.0f} MBq.")
     found += [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib import resources
@@ -376,6 +376,16 @@ def check_base(prior: LearnedPrior) -> None:
             remedy="learn again (`tdt population learn`), or go back to the packaged prior (`tdt population packaged`)",
             kind="estimation.learned",
         )
+
+
+def outdated(learned: Iterable[LearnedPrior]) -> list[str]:
+    """One line for each learned prior that is counted from other packaged numbers than the present ones."""
+    return [
+        f"The population prior {x.version[:12]}, which this twin began with, was learned against other packaged numbers "
+        f"({x.base[:12]}, now {packaged_base()[:12]}) and is applied to the present ones: learn again, then `tdt refit`."
+        for x in learned
+        if x.base != packaged_base()
+    ]
 
 
 def _natural(p: Parameter, value: float) -> float:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from loop_case import new_site, only_cycle, write_patient
 
 from flows.chain import replay, run_chain
+from flows.conclude import warnings
 from flows.explain import explain
 from storage.twins import now
 from tdt_core.assimilation import population_prior, state_model
@@ -63,3 +66,16 @@ def test_a_prior_learned_against_other_packaged_numbers_starts_no_chain(tmp_path
     site.populations.accept(prior.version, by="A Physicist", reason="test", time=now())
     with pytest.raises(EstimationError, match="other packaged numbers"):
         prior_named(site, None, [], "PSMA-617")
+
+
+def test_a_twin_that_keeps_a_prior_learned_against_other_packaged_numbers_says_so() -> None:
+    kept, present = prior_of("0" * 64), prior_of(packaged_base())
+    posterior, product, ledger = (
+        cast(Any, SimpleNamespace(diagnostics={"misfit_by_organ": {}}, opening_gy={}, regions=())),
+    ) * 3
+    assert warnings(posterior, product, True, ledger) == warnings(posterior, product, True, ledger, (), (present,)) == []
+    (line,) = warnings(posterior, product, True, ledger, (), (present, kept))
+    assert kept.version[:12] in line
+    assert "0" * 12 in line
+    assert packaged_base()[:12] in line
+    assert "tdt refit" in line
