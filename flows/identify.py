@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from flows.ladder import asked_for
 from flows.priors import prior_of
-from flows.report.svg import INK, MUTED, Frame, document, rule, text
+from flows.report.svg import INK, MUTED, PAPER, Frame, document, rule, text
 from flows.summary import LEARNED_ABOVE
 from storage.twins import TwinStore
 from tdt_core.assimilation import population_prior, state_model
@@ -150,7 +150,8 @@ def interval(row: Mapping[str, Any], key: str = "") -> str:
 
 
 def picture(told: Mapping[str, Any]) -> str:
-    """SVG with a panel for each profiled name: the rise over posterior, likelihood and the Laplace parabola (dashed)."""
+    """SVG with a panel for each profiled name: the rise over posterior, likelihood and the Laplace parabola (dashed), and
+    the height of the 90 % interval (dotted)."""
     names = list(dict.fromkeys(p["name"] for p in told["profiles"]))
     panels = []
     height = 210.0
@@ -162,11 +163,13 @@ def picture(told: Mapping[str, Any]) -> str:
         parts = frame.axes(rows[0]["unit"] or "fitted value", f"{name}: rise of the objective, nats")
         y = frame.y(1.353)
         parts.append(rule(*_edges(frame, y), MUTED, 1, "2 3"))
+        parts.append(text(frame.x_edges[0] + 4, y - 3, "90 % interval below", fill=MUTED, size=9, halo=PAPER))
         for n, row in enumerate(rows):
             colour = COLOURS[row["basis"]]
             parts.append(frame.line(row["values"], row["rise"], colour))
-            parts.append(text(frame.x_edges[1] - 4, 14 + 12 * n, row["basis"], fill=colour, anchor="end"))
+            parts.append(text(frame.x_edges[1] - 165 + 65 * n, 14, row["basis"], fill=colour, anchor="end"))
         parts.append(frame.line(*_parabola(rows[0], low, high), INK, 1.0, "4 3"))
+        parts.append(text(frame.x_edges[1], 14, "Laplace (dashed)", fill=INK, anchor="end"))
         panels.append(f'<g transform="translate(0 {k * height:.0f})">{"".join(parts)}</g>')
     words = f"Profiles of state {told['state'][:12]}, research use only"
     return str(document(460, height * len(names), panels, words))

@@ -12,6 +12,7 @@ import numpy as np
 
 from flows.dose.calculate import Dosimetry, dose_volumes, options_told
 from flows.dose.integrate import SINGLE
+from flows.report.sections import since_start
 from tdt_core.codec import digest
 from tdt_core.draws import summarised
 from tdt_core.nuclides import nuclide as nuclide_of
@@ -209,7 +210,7 @@ def document(found: Dosimetry) -> Row:
         "dvh": dose_volumes(found),
         "conservation": dict(found.conservation),
         "monte_carlo": dict(found.monte_carlo) or None,
-        "findings": list(found.findings),
+        "findings": [since_start(words, therapy.time_h) for words in found.findings],
         "assumptions": assumptions(found),
     }
 

@@ -14,6 +14,8 @@ from flows.report.svg import GRID, INK, MUTED, PAPER, Frame, box, document, nice
 Row = Mapping[str, Any]
 SHAPES = {"outlier": "cross", "collapsed": "ring", "down-weighted": "cross", "below limit": "down"}
 DANGER, ALLOWED = "#b3261e", "#e8f3ec"
+GRADE_WIDTH, GRADE_HEIGHT = 42.0, 10.0
+"""Room of the label of a reference line, px."""
 
 
 def _headroom(values: Sequence[float], part: float = 0.08) -> float:
@@ -121,11 +123,11 @@ def laboratory(row: Row, administrations_h: Sequence[float], grades: Sequence[tu
         if low_x <= time / 24 <= high_x:
             x = frame.x(time / 24)
             parts.append(rule(x, frame.top, x, frame.y_edges[1], "#9aa7b2", 1, "2 3"))
-    for level, words in grades:
-        if frame.y_range[0] < level < frame.y_range[1]:
-            y = frame.y(level)
-            parts.append(rule(frame.left, y, frame.x_edges[1], y, DANGER, 0.9, "5 3"))
-            parts.append(text(frame.left + 4, y - 3, words, size=8.5, fill=DANGER, halo=PAPER))
+    shown = sorted((frame.y(level), words) for level, words in grades if frame.y_range[0] < level < frame.y_range[1])
+    places = beside([y for y, _ in shown], GRADE_HEIGHT)
+    for (y, words), place in zip(shown, places, strict=True):
+        parts.append(rule(frame.left, y, frame.x_edges[1], y, DANGER, 0.9, "5 3"))
+        parts.append(text(frame.left + 4 + GRADE_WIDTH * place, y - 3, words, size=8.5, fill=DANGER, halo=PAPER))
     if trend:
         days = [t / 24 for t in trend["times_h"]]
         parts.append(frame.band(days, trend["q05"], trend["q95"], colour, 0.16))
@@ -137,6 +139,17 @@ def laboratory(row: Row, administrations_h: Sequence[float], grades: Sequence[tu
     if trend and frame.x_edges[1] - frame.x(max(p["time_h"] for p in points) / 24) > 44:
         parts.append(text(frame.x_edges[1] - 4, frame.y_edges[1] - 5, "ahead", anchor="end", size=9, halo="#f3f5f7"))
     return document(frame.width, frame.height, parts, f"{name_of(row['analyte'])}: {len(points)} values and their trend")
+
+
+def beside(heights: Sequence[float], least: float) -> list[int]:
+    """Column of each label, from rising heights: the first one in which the label before lies at least that far away."""
+    columns: list[float] = []
+    places = []
+    for y in heights:
+        place = next((n for n, last in enumerate(columns) if y - last >= least), len(columns))
+        columns[place : place + 1] = [y]
+        places.append(place)
+    return places
 
 
 ORGAN_OF_LAB = {

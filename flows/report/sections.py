@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib import resources
@@ -28,6 +29,12 @@ from tdt_core.twin import QUANTITY_NAMES, Decision, Proposal, TwinState
 Row = dict[str, Any]
 MOST_SURPRISING = 3
 FIT_WORDS = "chi-square of the fit per datum"
+PROVENANCE_NAMES = {
+    "code_commit": "Commit of the code",
+    "lock_sha256": "SHA-256 of the lock file",
+    "machine": "Processor",
+    "python": "Python",
+}
 DIAGNOSTIC_NAMES = {
     "n_obs": "Data used",
     "n_left_out": "Data left out",
@@ -344,7 +351,15 @@ def start_h(state: TwinState) -> float:
 def warnings(state: TwinState) -> list[str]:
     """Warnings of the computation and findings of the intake, each once, with regions in words."""
     words = dict.fromkeys([*(state.summary.get("warnings") or []), *surprising(state), *state.evidence.findings])
-    return with_names(words, [r.name for r in state.evidence.regions])
+    return with_names((since_start(w, start_h(state)) for w in words), [r.name for r in state.evidence.regions])
+
+
+_FROM_FIRST = re.compile(r"(-?\d+\.\d) h after the first therapy")
+
+
+def since_start(words: str, start_h: float) -> str:
+    """A finding with its hours counted from this administration, as curves and tables count them."""
+    return _FROM_FIRST.sub(lambda m: f"{float(m[1]) - start_h:.1f} h after this administration", words)
 
 
 def surprising(state: TwinState) -> list[str]:
@@ -418,7 +433,7 @@ def flattened(data: Mapping[str, Any] | None, prefix: str = "") -> list[tuple[st
     """Nested plain data as label and text, for the provenance table."""
     rows: list[tuple[str, str]] = []
     for key, value in (data or {}).items():
-        name = f"{prefix}{key}"
+        name = f"{prefix}{PROVENANCE_NAMES.get(key, key.replace('_', ' '))}"
         if isinstance(value, Mapping):
             rows += flattened(value, f"{name} · ")
         elif isinstance(value, (list, tuple)):

@@ -26,8 +26,9 @@ def rising_activity(scans: Sequence[Scan], activities: Sequence[RegionActivity])
         left = held[one.id] * 2.0 ** (-(other.time_h - one.time_h) / nuclide(one.nuclide).half_life_h)
         if held[other.id] > allowed * left:
             out.append(
-                f"the scan at {other.time_h:.1f} h holds {held[other.id]:.0f} MBq, that at {one.time_h:.1f} h "
-                f"{held[one.id]:.0f} MBq, of which decay leaves at most {left:.0f}: "
+                f"the scan {other.time_h:.1f} h after the first therapy holds {held[other.id]:.0f} MBq, "
+                f"the one {one.time_h:.1f} h after the first therapy {held[one.id]:.0f} MBq, "
+                f"of which decay leaves at most {left:.0f}: "
                 "check scan times, calibration and fields of view"
             )
     return out

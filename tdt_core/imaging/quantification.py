@@ -165,7 +165,10 @@ def quality(scan: Scan) -> Quality:
         p.value("resolution.default_rel_sd"),
         p.value("calibration.default_rel_sd"),
         f"uncalibrated-{scan.modality}-{scan.nuclide}",
-        (f"{scan.modality} at {scan.time_h:.1f} h has no calibration record: resolution {fwhm:g} mm and its sds are assumed",),
+        (
+            f"{scan.modality} {scan.time_h:.1f} h after the first therapy has no calibration record: "
+            f"resolution {fwhm:g} mm and its sds are assumed",
+        ),
     )
 
 
@@ -301,7 +304,7 @@ def _one_scan(task: _Task) -> tuple[tuple[RegionActivity, ...], RegisteredScan]:
         if to_scan.shift_mm > 20 or to_scan.rotation_deg > 5:
             findings.append(
                 f"the patient lies {to_scan.shift_mm:.0f} mm and {to_scan.rotation_deg:.1f} degrees from the reference scan "
-                f"at {scan.time_h:.1f} h"
+                f"{scan.time_h:.1f} h after the first therapy"
             )
     body = resample(ct.volume.replace(own_body.astype(np.float32), "1"), scan.volume).array
     back = None if own == frame else to_scan.inverse

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import re
 import time
 from collections.abc import Mapping
@@ -11,11 +12,13 @@ from dataclasses import replace
 from html import unescape
 from typing import Any
 
+import hypothesis.strategies as st
 import pytest
 import xarray as xr
+from hypothesis import given
 from state_builder import build_dose, build_state
 
-from flows.report import BANNER, render_report, sections
+from flows.report import BANNER, figures, render_report, sections
 from flows.report.style import name_of, number
 from tdt_core.twin import Decision, TwinState
 
@@ -196,6 +199,27 @@ def test_outliers_and_missing_scans_are_marked_on_the_curves(page: str) -> None:
 def test_laboratory_trends_are_called_trends_and_not_forecasts(page: str) -> None:
     assert "trend of the data, not a mechanistic forecast" in page
     assert "CTCAE v5.0" in page
+
+
+def test_findings_count_their_hours_from_the_administration_of_the_cycle_as_curves_do() -> None:
+    words = "liver 1056.0 h after the first therapy: one sd of its activity is 60%"
+    assert sections.since_start(words, 1032.0) == "liver 24.0 h after this administration: one sd of its activity is 60%"
+    assert sections.since_start("PET -319.4 h after the first therapy", -320.4) == "PET 1.0 h after this administration"
+    assert sections.since_start("liver holds 0.88 mL", 1032.0) == "liver holds 0.88 mL"
+
+
+@given(st.lists(st.floats(0, 200), max_size=8).map(sorted))
+def test_labels_that_would_lie_on_each_other_stand_side_by_side(heights: list[float]) -> None:
+    places = figures.beside(heights, 10.0)
+    for i, j in itertools.combinations(range(len(heights)), 2):
+        assert places[i] != places[j] or heights[j] - heights[i] >= 10.0
+    if all(b - a >= 10.0 for a, b in itertools.pairwise(heights)):
+        assert not any(places)
+
+
+def test_provenance_is_told_in_words() -> None:
+    told = dict(sections.flattened({"python": "3.11.7", "machine": "x86_64", "lock_sha256": "21bd", "new_key": {"a_b": None}}))
+    assert told == {"Python": "3.11.7", "Processor": "x86_64", "SHA-256 of the lock file": "21bd", "new key · a b": "–"}
 
 
 def test_a_grade_line_is_drawn_only_in_the_unit_it_was_stated_in() -> None:

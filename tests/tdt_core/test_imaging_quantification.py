@@ -148,7 +148,7 @@ def test_activity_that_rises_beyond_what_decay_leaves_is_told() -> None:
     assert not any("decay leaves" in f for f in images().findings)
     exchanged = [replace(second, time_h=24.0), replace(first, time_h=96.0)]
     (told,) = rising_activity(exchanged, images().activities)
-    assert "at 96.0 h holds" in told
+    assert "96.0 h after the first therapy holds" in told
     assert "check scan times" in told
     other = [exchanged[0], replace(exchanged[1], nuclide="In-111")]
     assert rising_activity(other, images().activities) == []
