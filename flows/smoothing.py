@@ -13,7 +13,7 @@ from flows.priors import prior_of
 from flows.site import Site
 from flows.steps import start_of, therapy_of
 from tdt_core.assimilation import Cycle, smooth, state_model, transition, was_treated
-from tdt_core.assimilation.estimators import UNSOLVED
+from tdt_core.assimilation.target import UNSOLVED
 from tdt_core.errors import EstimationError, ModelError
 from tdt_core.kinetics import KineticModel
 from tdt_core.parameters import packaged_table
@@ -56,7 +56,7 @@ def against_all_cycles(
         for s, start in zip(states, starts, strict=True)
     ]
     try:
-        found = smooth(prior, [*cycles, Cycle(rung, evidence)], [*(s.posterior for s in states), posterior])
+        found = smooth(prior, [*cycles, Cycle(rung, evidence)], [*(s.posterior for s in states), posterior], seed=(*seed, 1))
         theta = found.draws(DRAWS, np.random.default_rng(list(seed)))[-1]
         given, n = therapy_of(evidence, product), len(rung.parameters)
         by_all, by_filter = (log_activity(rung, x, given) for x in (theta, posterior.draws[:DRAWS, :n]))

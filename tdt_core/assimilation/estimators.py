@@ -12,12 +12,12 @@ import numpy.typing as npt
 from tdt_core.assimilation.cluster import cluster_gauss_newton
 from tdt_core.assimilation.conventional import differential_evolution, least_squares, simulated_annealing
 from tdt_core.assimilation.ensemble import es_mda, ies
-from tdt_core.assimilation.map_laplace import fit_map
+from tdt_core.assimilation.map_laplace import MEMBERS, STARTS, fit_map, moved
 from tdt_core.assimilation.markov import mcmc
 from tdt_core.assimilation.network import available, couplings, network
 from tdt_core.assimilation.predictive import predictive_checks
 from tdt_core.assimilation.problem import Prior, Problem, build_problem
-from tdt_core.assimilation.target import Fit, Target
+from tdt_core.assimilation.target import Fit, Target, check_solved, draws_of
 from tdt_core.assimilation.tempered import smc
 from tdt_core.errors import EstimationError
 from tdt_core.kinetics import KineticModel
@@ -32,8 +32,6 @@ Estimator = Callable[..., Fit]
 OUTLIER_PASSES = 3
 ROUNDING = 1e-9
 """A spread of ln activity below this is none: what is left of it is rounding, and no shift is measured by it."""
-UNSOLVED = 0.2
-"""Share of draws without a solution that is drawn again; with more, the fit is refused."""
 
 _ESTIMATORS: dict[str, Estimator] = {
     "map": fit_map,
@@ -95,11 +93,14 @@ def assimilate(
         raise EstimationError(f"no estimator named {estimator!r}", expected=f"one of {sorted(_ESTIMATORS)}")
     problem = build_problem(prior, evidence, model)
     rng = np.random.default_rng(list(seed))
-    chosen = partial(_ESTIMATORS[estimator], **(options or {}))
-    fit, target, outlier = _fit_robustly(chosen if estimator == "map" else fit_map, problem, rng)
-    if estimator != "map":
+    given = dict(options or {})
+    starts = partial(fit_map, starts=given.pop("starts", STARTS)) if estimator == "map" else fit_map
+    fit, target, outlier = _fit_robustly(starts, problem, rng)
+    if estimator == "map":
+        fit = moved(target, fit, rng, max(MEMBERS, n_draws), **given)
+    else:
         target = Target(problem, target.sd)
-        fit = chosen(target, rng)
+        fit = _ESTIMATORS[estimator](target, rng, **given)
     draws, predicted, lost = solved_draws(target, fit, n_draws, rng)
     expected = problem.predict(problem.mean)[0], problem.jacobian(problem.mean) @ problem.factor
     checks, by_datum = predictive_checks(problem, fit, target.sd, predicted)
@@ -112,7 +113,7 @@ def assimilate(
         diagnostics={
             **_diagnostics(problem, fit, draws, model, evidence, int(outlier.sum()), expected),
             "predictive": checks,
-            "estimator": {**fit.notes, "solves": target.solves[0], "draws_without_solution": lost},
+            "estimator": {"draws_without_solution": lost, **fit.notes, "solves": target.solves[0]},
         },
         fit_report=_fit_report(problem, fit, predicted, target.sd, outlier, expected, by_datum),
     )
@@ -142,13 +143,6 @@ def _fit_robustly(
     return fit, target, outlier
 
 
-def draws_of(fit: Fit, count: int, rng: np.random.Generator) -> FloatArray:
-    """(count, p) draws of theta: of the estimator's sample where it has one, in random order, else of its Gaussian."""
-    if fit.sample is None:
-        return np.asarray(fit.theta + rng.standard_normal((count, fit.theta.size)) @ fit.cholesky.T)
-    return fit.sample[rng.permutation(len(fit.sample))[np.arange(count) % len(fit.sample)]]
-
-
 def solved_draws(target: Target, fit: Fit, count: int, rng: np.random.Generator) -> tuple[FloatArray, FloatArray, int]:
     """Draws in which the model has a solution, their predicted data, and how many had none and were drawn again.
 
@@ -158,13 +152,7 @@ def solved_draws(target: Target, fit: Fit, count: int, rng: np.random.Generator)
     predicted = target.predicted(draws)
     while (bad := np.isnan(predicted).any(axis=1)).any():
         lost += int(bad.sum())
-        if lost > UNSOLVED * count:
-            raise EstimationError(
-                f"the model has no solution in {lost} of {count} draws of the posterior",
-                expected=f"in less than {UNSOLVED:.0%}",
-                remedy="use a simpler rung, or narrow the prior",
-                kind="estimation.unsolved",
-            )
+        check_solved(lost, count)
         draws[bad] = draws_of(fit, int(bad.sum()), rng)
         predicted[bad] = target.predicted(draws[bad])
     return draws, predicted, lost
@@ -217,7 +205,7 @@ def _at_edge(problem: Problem, fit: Fit, prior_variance: FloatArray) -> dict[str
     """
     edge = packaged_table("assimilation.csv").value("edge.sigma")
     n = problem.n_model
-    away = np.abs(fit.theta - problem.mean)[:n] / np.sqrt(prior_variance[:n])
+    away = np.abs(problem.factor @ fit.z)[:n] / np.sqrt(prior_variance[:n])
     return {name: float(x) for name, x in zip(problem.names[:n], away, strict=True) if x >= edge}
 
 
@@ -227,7 +215,7 @@ def _misfit_by_organ(problem: Problem, fit: Fit, model: KineticModel) -> dict[st
     The prior part is that of the organ's block alone; calibration, which all organs share, stays out.
     """
     covariance = problem.factor @ problem.factor.T
-    deviation = fit.theta - problem.mean
+    deviation = problem.factor @ fit.z
     out = {}
     for organ in dict.fromkeys(r.organ for r in model.regions):
         names = {r.name for r in model.regions if r.organ == organ}
@@ -248,7 +236,8 @@ def _linearity_shift(
         return {}
     n = problem.n_model
     sampled = np.log(model.time_integrated_activity(draws[:, :n], therapy[0]))
-    at_map = np.log(model.time_integrated_activity(fit.theta[None, :n], therapy[0]))[0]
+    best = problem.mean + problem.factor @ fit.z
+    at_map = np.log(model.time_integrated_activity(best[None, :n], therapy[0]))[0]
     shift = np.abs(sampled.mean(axis=0) - at_map) / np.maximum(sampled.std(axis=0), ROUNDING)
     return {region.name: float(s) for region, s in zip(model.regions, shift, strict=True)}
 

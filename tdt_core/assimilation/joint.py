@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tdt_core.assimilation.evolution import population_prior
-from tdt_core.assimilation.map_laplace import descend
+from tdt_core.assimilation.map_laplace import descend, moved
 from tdt_core.assimilation.problem import Prior, Problem, build_problem, factor_of
-from tdt_core.assimilation.target import Fit, Target, laplace
+from tdt_core.assimilation.target import Fit, Target, draws_of, laplace
 from tdt_core.assimilation.transitions import Transition
 from tdt_core.errors import EstimationError
 from tdt_core.kinetics import KineticModel
@@ -146,7 +146,7 @@ def _step(before: Cycle, after: Cycle) -> tuple[FloatArray, FloatArray, FloatArr
 
 @dataclass(frozen=True, eq=False)
 class Smoothed:
-    """The fit of a course: its problem, the Laplace fit, and by cycle the posterior of its parameters."""
+    """The fit of a course: its problem, the fit, and by cycle the posterior of its parameters."""
 
     problem: JointProblem
     fit: Fit
@@ -159,12 +159,12 @@ class Smoothed:
 
     def draws(self, count: int, rng: np.random.Generator) -> tuple[FloatArray, ...]:
         """By cycle (count, n) draws of its parameters, joint over the cycles."""
-        drawn = self.fit.theta + rng.standard_normal((count, self.fit.theta.size)) @ self.fit.cholesky.T
+        drawn = draws_of(self.fit, count, rng)
         return tuple(drawn[:, self.problem.of(k)] for k in range(len(self.problem.parts)))
 
 
 @one_blas_thread
-def smooth(prior: Prior, cycles: Sequence[Cycle], filtered: Sequence[Posterior]) -> Smoothed:
+def smooth(prior: Prior, cycles: Sequence[Cycle], filtered: Sequence[Posterior], *, seed: tuple[int, ...] = (0,)) -> Smoothed:
     """Fit all cycles at once, from where the filter ended and with the errors that its fits settled.
 
     Parameters
@@ -193,4 +193,4 @@ def smooth(prior: Prior, cycles: Sequence[Cycle], filtered: Sequence[Posterior])
     value, z = descend(target, start)
     if not np.isfinite(value):
         raise EstimationError("the fit of all cycles has no solution where the filter ended", kind="estimation.diverged")
-    return Smoothed(problem, laplace(target, z, objectives=(value,)))
+    return Smoothed(problem, moved(target, laplace(target, z, objectives=(value,)), np.random.default_rng(list(seed))))

@@ -50,11 +50,13 @@ class Datum:
 
 
 def data_of(evidence: Evidence) -> tuple[Datum, ...]:
-    """Images, then samples, of a cycle."""
-    images = tuple(
-        Datum(a.region, a.modality, a.time_h, a.activity_mbq, "MBq", a.budget.total, a.nuclide, a) for a in evidence.activities
-    )
-    return images + tuple(_of_sample(s) for s in evidence.samples)
+    """Images, then samples, of a cycle: each in order of time, whatever order they came in."""
+    images = [
+        Datum(a.region, a.modality, a.time_h, a.activity_mbq, "MBq", a.budget.total, a.nuclide, a)
+        for a in sorted(evidence.activities, key=lambda a: (a.time_h, a.modality, a.scan, a.region, a.nuclide, a.activity_mbq))
+    ]
+    samples = sorted((_of_sample(s) for s in evidence.samples), key=lambda d: (d.time_h, d.name, d.value, d.nuclide))
+    return (*images, *samples)
 
 
 def _of_sample(s: Sample) -> Datum:

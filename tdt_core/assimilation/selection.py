@@ -28,8 +28,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import linalg
 
+from tdt_core.assimilation.map_laplace import descend
 from tdt_core.assimilation.problem import Prior, Problem, build_problem
-from tdt_core.assimilation.target import censored
+from tdt_core.assimilation.target import Target, censored
 from tdt_core.errors import EstimationError
 from tdt_core.kinetics import KineticModel
 from tdt_core.parameters import ParameterTable, packaged_table
@@ -94,7 +95,7 @@ class Score:
 
 @one_blas_thread
 def score(prior: Prior, evidence: Evidence, model: KineticModel, posterior: Posterior) -> Score:
-    """Score a posterior that `assimilate` made from the same prior, evidence and model.
+    """Score a posterior that `assimilate` made from the same prior, evidence and model, at its best point.
 
     Raises
     ------
@@ -110,7 +111,9 @@ def score(prior: Prior, evidence: Evidence, model: KineticModel, posterior: Post
         raise EstimationError("the posterior belongs to another problem", kind="estimation.selection")
     sd = np.array([float(row["sd_log"]) for row in used])
     outliers = sum(row["status"] == "outlier" for row in used)
-    return score_at(problem, posterior.mean, sd, outliers)
+    start = np.asarray(np.linalg.solve(problem.factor, posterior.mean - problem.mean))
+    target = Target(problem, sd)
+    return score_at(problem, target.theta(descend(target, start)[1]), sd, outliers)
 
 
 def score_at(problem: Problem, theta: FloatArray, sd: FloatArray, outliers: int = 0) -> Score:

@@ -9,7 +9,7 @@ z is white under the prior, so steps, bounds and distances mean the same in ever
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,6 +22,9 @@ FloatArray = npt.NDArray[np.float64]
 
 BOUND = 5.0
 """Prior sd within which estimators keep their members, searches and fits without a prior."""
+
+UNSOLVED = 0.2
+"""Share of draws without a solution that is drawn again; with more, the fit is refused."""
 
 
 class Solvable(Protocol):
@@ -126,9 +129,9 @@ class Fit:
 
     Attributes
     ----------
-    theta, z : (p,) centre: the best point, or the mean of a sample; in parameters and white.
-    cholesky : (p, p) lower factor of the covariance of theta.
-    whitened_jacobian, residual : (d, p), (d,) at the centre.
+    theta : (p,) mean, and cholesky : (p, p) lower factor of the covariance, of the parameters.
+    z : (p,) white, where the data are compared: the best point, or the mean of a sample.
+    whitened_jacobian, residual : (d, p), (d,) there.
     sample : (m, p) draws of theta of estimators that sample; None stands for N(theta, cholesky cholesky').
     objectives, distinct_optima : J of every start, and how many optima they ended in.
     notes : what else the estimator says of its run, by name.
@@ -164,6 +167,32 @@ def gaussian(target: Target, z: FloatArray, covariance: FloatArray, h: FloatArra
         residual=target.residuals(z)[0],
         **rest,
     )
+
+
+def with_sample(target: Target, fit: Fit, z: FloatArray, mean: FloatArray, covariance: FloatArray, **rest: Any) -> Fit:
+    """A fit with a sample (m, p) of white parameters and its white moments (p,), (p, p); data are compared where they were."""
+    check_members(len(z))
+    factor = target.problem.factor
+    cholesky = _lower(factor @ covariance @ factor.T)
+    return replace(fit, theta=target.theta(mean), cholesky=cholesky, sample=target.theta(z), **rest)
+
+
+def draws_of(fit: Fit, count: int, rng: np.random.Generator) -> FloatArray:
+    """(count, p) draws of theta: of the fit's sample where it has one, in random order, else of its Gaussian."""
+    if fit.sample is None:
+        return np.asarray(fit.theta + rng.standard_normal((count, fit.theta.size)) @ fit.cholesky.T)
+    return fit.sample[rng.permutation(len(fit.sample))[np.arange(count) % len(fit.sample)]]
+
+
+def check_solved(lost: int, count: int) -> None:
+    """Raise EstimationError when more than `UNSOLVED` of the draws have no solution: they say little about the model."""
+    if lost > UNSOLVED * count:
+        raise EstimationError(
+            f"the model has no solution in {lost} of {count} draws of the posterior",
+            expected=f"in less than {UNSOLVED:.0%}",
+            remedy="use a simpler rung, or narrow the prior",
+            kind="estimation.unsolved",
+        )
 
 
 def check_members(count: int) -> None:

@@ -72,8 +72,9 @@ def test_the_order_of_the_data_does_not_matter(rung):
     shuffled = dataclasses.replace(evidence, activities=evidence.activities[::-1])
     a, b = (assimilate(population_prior(rung), e, rung) for e in (evidence, shuffled))
     n = len(rung.parameters)
-    np.testing.assert_allclose(a.mean[:n], b.mean[:n], atol=1e-3)
-    np.testing.assert_allclose(a.covariance[:n, :n], b.covariance[:n, :n], atol=1e-4)
+    np.testing.assert_array_equal(a.mean[:n], b.mean[:n])
+    np.testing.assert_array_equal(a.covariance[:n, :n], b.covariance[:n, :n])
+    np.testing.assert_array_equal(a.draws, b.draws)
 
 
 def test_the_same_seed_gives_the_same_draws_and_another_seed_others(rung):
@@ -112,9 +113,9 @@ def test_a_gross_outlier_is_marked_and_widened_not_dropped(rung):
     broken = list(evidence.activities)
     broken[2] = dataclasses.replace(broken[2], activity_mbq=broken[2].activity_mbq * 20)
     posterior = assimilate(population_prior(rung), dataclasses.replace(evidence, activities=tuple(broken)), rung)
-    row = posterior.fit_report[2]
+    (row,) = (r for r in posterior.fit_report if (r["region"], r["time_h"]) == (broken[2].region, broken[2].time_h))
     assert row["status"] == "outlier"
-    assert row["sd_log"] > 3 * posterior.fit_report[3]["sd_log"]
+    assert row["sd_log"] > 3 * max(r["sd_log"] for r in posterior.fit_report if r["status"] == "active")
 
 
 def test_a_datum_without_positive_activity_is_reported_missing(rung):
@@ -274,7 +275,8 @@ def test_an_early_pet_at_its_expected_ratio_to_the_therapy_curve_tells_nothing_a
     assert ratio["kidneys"] > 1
     values = {r.name: float(a * np.exp(ratio[r.organ])) for r, a in zip(rung.regions, at, strict=True)}
     data = tuple(RegionActivity(n, -99.0, v, v, 1.0, BUDGET, "pet", "PET", "Ga-68", "pet") for n, v in values.items())
-    posterior = assimilate(prior, Evidence(0, PATIENT, (pet,), REGIONS, data), rung)
+    evidence = Evidence(0, PATIENT, (pet,), REGIONS, data)
+    posterior = assimilate(prior, evidence, rung, options={"most_moves": 0})  # at its best point
     n = len(prior.names)
     before = rung.time_integrated_activity(prior.mean[None], GIVEN)[0]
     after = rung.time_integrated_activity(posterior.mean[None, :n], GIVEN)[0]

@@ -10,7 +10,9 @@ from scipy import stats
 
 from tdt_core.assimilation import assimilate, build_problem, population_prior
 from tdt_core.assimilation.candidates import climb
+from tdt_core.assimilation.map_laplace import descend
 from tdt_core.assimilation.selection import aicc, average, score, score_at, weigh
+from tdt_core.assimilation.target import Target, laplace
 from tdt_core.errors import EstimationError
 from tdt_core.kinetics import rung_for
 from tdt_core.twin import Administration, ErrorBudget, Evidence, Patient, Region, RegionActivity, Sample
@@ -229,13 +231,17 @@ def test_scans_that_see_no_uptake_leave_its_half_time_to_the_prior():
     assert worst.name.endswith("uptake_half_time")
 
 
-def test_identifiability_is_that_of_the_posterior_covariance():
+def test_identifiability_is_that_of_the_laplace_covariance():
     model, evidence = rung("triexponential"), measured("sum_of_exponentials", 4)
     prior = population_prior(model)
     posterior = assimilate(prior, evidence, model)
     found = {p.name: p for p in score(prior, evidence, model, posterior).identified}
-    sd = np.sqrt(np.diag(posterior.covariance))
-    correlation = posterior.covariance / np.outer(sd, sd)
+    problem = build_problem(prior, evidence, model)
+    target = Target(problem, problem.sd)
+    fit = laplace(target, descend(target, np.linalg.solve(problem.factor, posterior.mean - problem.mean))[1])
+    covariance = fit.cholesky @ fit.cholesky.T
+    sd = np.sqrt(np.diag(covariance))
+    correlation = covariance / np.outer(sd, sd)
     prior_sd = np.sqrt(np.diag(prior.covariance))
     for i, name in enumerate(prior.names):
         assert found[name].shrinkage == pytest.approx(1 - sd[i] / prior_sd[i], abs=1e-5)

@@ -1,0 +1,103 @@
+"""Laplace draws moved to the posterior itself: nothing where it is that Gaussian, quadrature where it is not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from tdt_core.assimilation.crank_nicolson import crank_nicolson
+from tdt_core.assimilation.map_laplace import fit_map, moved
+from tdt_core.assimilation.target import Target
+from tdt_core.errors import EstimationError
+
+
+class Bent:
+    """Two parameters, one datum y = (exp(bend * a) - 1) / bend + b: skew and bent where bend is not 0, with one mode."""
+
+    def __init__(self, bend, y=1.0, hole=None):
+        self.bend, self.hole = bend, hole
+        self.mean, self.factor = np.zeros(2), np.array([[1.0, 0.0], [0.3, 0.8]])
+        self.y, self.below = np.array([y]), np.array([False])
+
+    def predict(self, theta):
+        theta = np.atleast_2d(theta)
+        if self.hole is not None and (theta[:, 0] > self.hole).any():
+            raise EstimationError("no solution there")
+        a = theta[:, :1]
+        return (np.expm1(self.bend * a) / self.bend if self.bend else a) + theta[:, 1:]
+
+    def jacobian(self, theta):
+        return np.array([[np.exp(self.bend * theta[0]), 1.0]])
+
+
+def both(bend, sd=0.3, seed=1, members=4000, **more):
+    target = Target(Bent(bend, **more), np.array([sd]))
+    rng = np.random.default_rng(seed)
+    fit = fit_map(target, rng)
+    return target, fit, moved(target, fit, rng, members)
+
+
+def by_quadrature(target):
+    """Mean (2,), sd (2,) and skewness (2,) of theta on a fine grid of z."""
+    axis = np.linspace(-7, 7, 1401)
+    z = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
+    weight = np.exp(-target.objective(z))
+    theta = target.theta(z)
+    mean = weight @ theta / weight.sum()
+    sd = np.sqrt(weight @ (theta - mean) ** 2 / weight.sum())
+    return mean, sd, weight @ ((theta - mean) / sd) ** 3 / weight.sum()
+
+
+def test_where_the_posterior_is_the_gaussian_the_fit_stays_as_it_is():
+    _, fit, found = both(0.0)
+    assert found is fit
+
+
+@pytest.mark.parametrize("bend", [0.2, 0.3])
+def test_a_bent_posterior_is_that_of_quadrature_where_the_gaussian_is_not(bend):
+    target, fit, found = both(bend)
+    mean, sd, skewness = by_quadrature(target)
+    lean = np.abs(fit.theta - mean) / sd
+    assert lean.max() > 0.1
+    for moments in (found.theta, found.sample.mean(axis=0)):
+        assert (np.abs(moments - mean) / sd < np.maximum(0.3 * lean, 0.04)).all()
+    np.testing.assert_allclose(found.sample.std(axis=0), sd, rtol=0.06)
+    assert (np.sign(stats.skew(found.sample)) == np.sign(skewness)).all()
+
+
+def test_data_are_still_compared_at_the_best_point():
+    _, fit, found = both(1.0)
+    np.testing.assert_array_equal(found.z, fit.z)
+    np.testing.assert_array_equal(found.residual, fit.residual)
+    assert found.notes["mixed"]
+
+
+def test_draws_keep_out_of_where_the_model_has_no_solution_and_too_many_are_a_refusal():
+    target, _, found = both(0.3, hole=1.2)
+    assert found.notes["draws_without_solution"] > 0
+    assert np.isfinite(target.objective(np.linalg.solve(target.problem.factor, found.sample.T).T)).all()
+    assert found.sample[:, 0].max() <= 1.2
+    with pytest.raises(EstimationError, match="no solution in"):
+        both(0.3, hole=0.5)
+
+
+def test_no_move_leaves_the_laplace_fit():
+    target = Target(Bent(1.0), np.array([0.3]))
+    fit = fit_map(target, np.random.default_rng(1))
+    assert moved(target, fit, np.random.default_rng(2), most_moves=0) is fit
+
+
+def test_moves_keep_a_skew_target_and_forget_where_they_began():
+    """Members that begin as the target's own stay that; ones that begin elsewhere become it."""
+    rng = np.random.default_rng(3)
+    shape = stats.skewnorm(4.0)
+
+    def evaluate(u):
+        return (shape.logpdf(u) - stats.norm.logpdf(u)).sum(axis=1), u[:, 0]
+
+    for start in (shape.rvs(size=(4000, 2), random_state=rng), rng.standard_normal((4000, 2))):
+        found = crank_nicolson(evaluate, start, rng, mixed=2.0, most=60)
+        assert (found.made, found.mixed) == (60, False)
+        assert stats.kstest(found.u.ravel(), shape.cdf).pvalue > 0.01
+        np.testing.assert_array_equal(found.carried, found.u[:, 0])
