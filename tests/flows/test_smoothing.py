@@ -32,7 +32,7 @@ def test_a_fit_of_all_cycles_that_fails_is_a_reason_and_stops_no_cycle(error, mo
     state = commit()
     rung = rung_for("sum_of_exponentials", "PSMA-617", state.evidence.regions)
 
-    def fails(*_):
+    def fails(*_, **__):
         raise error
 
     monkeypatch.setattr(smoothing, "_course", lambda *_: [state])
