@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import shutil
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -37,7 +40,9 @@ def by_patient(
             _keep(one(*given, work), kept[name])
     else:
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(processes, mp_context=context, max_tasks_per_child=tasks_per_process) as pool:
+        with ProcessPoolExecutor(
+            processes, context, initializer=_end_with, initargs=(os.getpid(),), max_tasks_per_child=tasks_per_process
+        ) as pool:
             jobs = {pool.submit(one, *given, work): name for name, given in todo.items()}
             for job in as_completed(jobs):
                 _keep(job.result(), kept[jobs[job]])
@@ -45,6 +50,17 @@ def by_patient(
     if folder is None:
         shutil.rmtree(work, ignore_errors=True)
     return results
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent is gone: a killed one cannot tell its workers, and they would work on for hours."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _keep(result: dict[str, Any], path: Path) -> None:

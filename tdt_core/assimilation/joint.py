@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tdt_core.assimilation.evolution import population_prior
-from tdt_core.assimilation.map_laplace import descend, moved
+from tdt_core.assimilation.map_laplace import ROUND, descend, moved
 from tdt_core.assimilation.problem import Prior, Problem, build_problem, factor_of
 from tdt_core.assimilation.target import Fit, Target, draws_of, laplace
 from tdt_core.assimilation.transitions import Transition
@@ -169,7 +169,7 @@ def smooth(prior: Prior, cycles: Sequence[Cycle], filtered: Sequence[Posterior],
 
     Parameters
     ----------
-    prior : of the first cycle. filtered : each cycle's posterior by the filter, in the same order.
+    prior : of the first cycle. filtered : each cycle's posterior by the filter, in the same order. seed : of the moved draws.
 
     Raises
     ------
@@ -193,4 +193,7 @@ def smooth(prior: Prior, cycles: Sequence[Cycle], filtered: Sequence[Posterior],
     value, z = descend(target, start)
     if not np.isfinite(value):
         raise EstimationError("the fit of all cycles has no solution where the filter ended", kind="estimation.diverged")
-    return Smoothed(problem, moved(target, laplace(target, z, objectives=(value,)), np.random.default_rng(list(seed))))
+    fit = laplace(target, z, objectives=(value,))
+    return Smoothed(
+        problem, moved(target, fit, np.random.default_rng(list(seed)), most_moves=ROUND)
+    )  # one: moves cost by the cycle

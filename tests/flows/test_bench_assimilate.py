@@ -1,6 +1,10 @@
 """The benchmark of intervals: coverage where the model is right, alarms where it is not, resumed runs, wrong options."""
 
 import json
+import os
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -52,6 +56,45 @@ def test_results_come_in_the_order_of_the_patients_and_are_kept_whole(tmp_path):
     assert [r["value"] for r in found] == [9, 1, 4]
     assert json.loads((tmp_path / "p2.json").read_text()) == {"value": 4}
     assert not list(tmp_path.glob("*.part"))
+
+
+SLOW = """
+import os, time
+from flows.bench.resumable import by_patient
+
+def one(work):
+    (work / f"{os.getpid()}.pid").touch()
+    time.sleep(600)
+
+if __name__ == "__main__":
+    by_patient(one, {"a": ()}, 1, os.environ["KEPT"])
+"""
+
+
+def test_workers_of_a_killed_run_end(tmp_path):
+    script = tmp_path / "slow.py"
+    script.write_text(SLOW)
+    environment = {**os.environ, "KEPT": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    run = subprocess.Popen([sys.executable, str(script)], env=environment)
+    worker = int(_until(lambda: next(tmp_path.glob("*.pid"), None)).stem)
+    run.kill()
+    run.wait()
+    assert _until(lambda: not _alive(worker))
+
+
+def _until(found, seconds=60.0):
+    end = time.monotonic() + seconds
+    while not (result := found()) and time.monotonic() < end:
+        time.sleep(0.1)
+    return result
+
+
+def _alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def test_ranks_that_are_not_uniform_are_told():
