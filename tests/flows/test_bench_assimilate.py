@@ -17,7 +17,7 @@ QUICK = {"rungs": "sum_of_exponentials", "draws": 300, "processes": 0}
 
 
 def test_intervals_of_the_curves_cover_where_the_model_is_right():
-    told = bench.run(n=20, cycles=2, seed=3, **QUICK)
+    told = bench.run(n=20, cycles=2, seed=3, smoothed=5, **QUICK)
     assert told["failed"] == 0
     assert 0.82 < told["coverage90"]["pooled"] < 0.97
     assert told["ranks"]["least_p_bonferroni"] > 0.001
@@ -30,7 +30,7 @@ def test_intervals_of_the_curves_cover_where_the_model_is_right():
 
 def test_a_camera_that_is_far_off_costs_coverage():
     """Calibration is 20 % high where the record says 5 %: doses are too high, and nothing in the data can tell."""
-    right, wrong = (bench.run(n=8, cycles=1, seed=4, misfit=m, **QUICK) for m in ("none", "calibration"))
+    right, wrong = (bench.run(n=8, cycles=1, seed=4, misfit=m, smoothed=0, **QUICK) for m in ("none", "calibration"))
     assert wrong["coverage90"]["kidneys"]["c1"] < right["coverage90"]["kidneys"]["c1"] - 0.2
 
 

@@ -122,7 +122,8 @@ def test_diagnostics_that_fail_become_objections_in_words():
     assert objections_to() == ()
     assert "does not fit" in objections_to(misfit_by_organ={"kidneys": {"two_j": 40.0, "n_obs": 8}})[0]
     assert "Laplace" in objections_to(linearity_shift_by_region={"kidney_left": 0.9})[0]
-    assert objections_to(linearity_shift_by_region={"kidney_left": 0.9}, estimator={"moves": 20}) == ()  # they are the posterior's
+    # of moved draws it is the posterior's own skewness
+    assert objections_to(linearity_shift_by_region={"kidney_left": 0.9}, estimator={"moves": 20}) == ()
     assert "assumed, not learned" in objections_to(({"region": "kidney_left", "status": "missing"},))[0]
     assert "no usable" in objections_to(n_obs=0, misfit_by_organ={})[0]
 

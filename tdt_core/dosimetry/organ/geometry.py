@@ -51,7 +51,8 @@ def exchange_kev(kernel: RadialKernel, source: Ellipsoid, target: Ellipsoid) -> 
     frame where the target is the unit ball those directions are a cone, over which a product rule is smooth.
     """
     axes = target.half_axes_cm
-    ball, shares = _ball()
+    # a large source is steep beside a small target: it takes finer points
+    ball, shares = _ball(4 if source.volume_ml <= target.volume_ml else 12)
     points = source.centre_cm[:, None] + source.half_axes_cm @ ball
     x = np.linalg.solve(axes, points - target.centre_cm[:, None])
     distance = np.linalg.norm(x, axis=0)
@@ -84,16 +85,17 @@ def kernel_within(kernel: RadialKernel, radius_cm: FloatArray) -> FloatArray:
     return np.asarray(np.interp(radius_cm, kernel.radius_cm, kernel.cumulative_kev))
 
 
-def _ball() -> tuple[FloatArray, FloatArray]:
-    """(3, n) points in the unit ball and their weights: exact for polynomials of degree 7; weights sum to 1."""
+def _ball(rings: int) -> tuple[FloatArray, FloatArray]:
+    """(3, n) points in the unit ball and their weights: exact for polynomials of degree 7 with 4 rings; weights sum to 1."""
     node, weight = np.polynomial.legendre.leggauss(_RADII)
     radius = (node + 1) / 2
     shell = weight * radius**2
-    mu, half = np.polynomial.legendre.leggauss(4)
-    phi = (np.arange(8) + 0.5) * (2 * np.pi / 8)
+    mu, half = np.polynomial.legendre.leggauss(rings)
+    spokes = 2 * rings
+    phi = (np.arange(spokes) + 0.5) * (2 * np.pi / spokes)
     ring = np.sqrt(1 - mu**2)
-    unit = np.stack([np.repeat(mu, 8), np.outer(ring, np.cos(phi)).ravel(), np.outer(ring, np.sin(phi)).ravel()])
-    weights = np.outer(shell / shell.sum(), np.repeat(half / 2, 8) / 8).ravel()
+    unit = np.stack([np.repeat(mu, spokes), np.outer(ring, np.cos(phi)).ravel(), np.outer(ring, np.sin(phi)).ravel()])
+    weights = np.outer(shell / shell.sum(), np.repeat(half / 2, spokes) / spokes).ravel()
     return (unit[:, None, :] * radius[:, None]).reshape(3, -1), weights
 
 
