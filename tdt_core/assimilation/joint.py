@@ -164,12 +164,15 @@ class Smoothed:
 
 
 @one_blas_thread
-def smooth(prior: Prior, cycles: Sequence[Cycle], filtered: Sequence[Posterior], *, seed: tuple[int, ...] = (0,)) -> Smoothed:
+def smooth(
+    prior: Prior, cycles: Sequence[Cycle], filtered: Sequence[Posterior], *, seed: tuple[int, ...] = (0,), moves: int = ROUND
+) -> Smoothed:
     """Fit all cycles at once, from where the filter ended and with the errors that its fits settled.
 
     Parameters
     ----------
     prior : of the first cycle. filtered : each cycle's posterior by the filter, in the same order. seed : of the moved draws.
+    moves : of these, at most; 0 leaves the Laplace Gaussian.
 
     Raises
     ------
@@ -194,6 +197,4 @@ def smooth(prior: Prior, cycles: Sequence[Cycle], filtered: Sequence[Posterior],
     if not np.isfinite(value):
         raise EstimationError("the fit of all cycles has no solution where the filter ended", kind="estimation.diverged")
     fit = laplace(target, z, objectives=(value,))
-    return Smoothed(
-        problem, moved(target, fit, np.random.default_rng(list(seed)), most_moves=ROUND)
-    )  # one: moves cost by the cycle
+    return Smoothed(problem, moved(target, fit, np.random.default_rng(list(seed)), most_moves=moves))
