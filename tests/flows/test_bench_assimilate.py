@@ -17,7 +17,7 @@ QUICK = {"rungs": "sum_of_exponentials", "draws": 300, "processes": 0}
 
 
 def test_intervals_of_the_curves_cover_where_the_model_is_right():
-    told = bench.run(n=20, cycles=2, seed=3, smoothed=5, **QUICK)
+    told = bench.run(n=20, cycles=2, seed=3, smoothed=2, **QUICK)
     assert told["failed"] == 0
     assert 0.82 < told["coverage90"]["pooled"] < 0.97
     assert told["ranks"]["least_p_bonferroni"] > 0.001

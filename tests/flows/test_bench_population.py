@@ -25,6 +25,7 @@ def test_the_check_table_is_rebuilt_with_every_published_line_and_its_verdict() 
     assert "DOES NOT FALL" not in told
 
 
+@pytest.mark.long
 def test_the_table_of_sstr_says_where_it_does_not_hold() -> None:
     figures = run(patients=300, seed=3, model="sstr")
     assert [(r["row"], r["cohort"]) for r in figures["rows"]] == [(v.row, v.cohort) for v in levels("sstr")]

@@ -126,6 +126,7 @@ def test_simulated_measurements_share_their_calibration_and_scatter_by_the_budge
     assert np.cov(both.T)[0, 1] == pytest.approx(0.05**2, rel=0.35)
 
 
+@pytest.mark.long
 def test_the_benchmark_tells_every_rung_and_the_averages() -> None:
     told = run(patients=2, seed=2, rungs=QUICK, draws=100)
     assert list(told["rungs"]) == [*QUICK.split(","), "average by evidence", "average by left_out"]

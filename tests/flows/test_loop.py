@@ -175,6 +175,7 @@ def test_another_site_gives_the_same_state_ids_and_bytes_only_for_the_same_pseud
     assert fingerprint(other) == fingerprint(site)
 
 
+@pytest.mark.long
 def test_cycles_that_arrive_one_by_one_give_the_ids_of_cycles_that_arrive_together(run, patient, tmp_path):
     """Decisions are part of identity: without a signature in between, history is retrospective either way."""
     site, outcome = run
@@ -307,6 +308,7 @@ def _assert_survives(patient: Path, expected: tuple[Site, dict], folder: Path, e
         assert not any((place / "home" / "work").glob("*"))
 
 
+@pytest.mark.long
 def test_a_process_killed_in_the_middle_of_a_cycle_leaves_what_a_rerun_completes(run, patient, tmp_path):
     _assert_survives(patient, run, tmp_path, range(12, 13))
 

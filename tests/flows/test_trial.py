@@ -34,6 +34,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted((folder / "results.zarr").rglob("*")) if p.is_file()}
 
 
+@pytest.mark.long
 @pytest.mark.services
 def test_one_worker_two_workers_and_none_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial, "BLOCK", 2)
