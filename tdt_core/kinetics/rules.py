@@ -182,7 +182,7 @@ class RuleTable(Mapping[str, Rule]):
             chosen = self._rows(when)
             graph = {n: row.tree.names for n, row in chosen.items()}
             # a new circle goes through a row that is new
-            if any(n in _ancestors(graph[n], graph) for n, row in chosen.items() if row is not self._active[n]):
+            if any(n in _reached(graph[n], graph) for n, row in chosen.items() if row is not self._active[n]):
                 self._ordered(when, set())
 
     # construction
@@ -279,7 +279,7 @@ class RuleTable(Mapping[str, Rule]):
                 self._plans.clear()
             rows = self._rows(given)
             changed = [n for n, row in rows.items() if row is not self._active[n]]
-            reached = _reached((*changed, *given), {n: row.tree.names for n, row in rows.items()})
+            reached = _reached((*changed, *given), _followers({n: row.tree.names for n, row in rows.items()}))
             self._plans[given] = self._ordered(given, reached - given)
         return self._plans[given]
 
@@ -319,7 +319,7 @@ class RuleTable(Mapping[str, Rule]):
     def _causes(self, name: str, member: int, plan: _Plan, given: Quantities) -> str:
         """What is given and a quantity follows from, the three that are furthest from their usual value."""
         found = []
-        for cause in (n for n in given if n in _ancestors([name], plan.graph)):
+        for cause in (n for n in given if n in _reached([name], plan.graph)):
             value = float(np.ravel(np.real(given[cause]))[member if given[cause].size > 1 else 0])
             usual = float(np.real(self._base[cause]))
             far = abs(math.log(value / usual)) if value > 0 and usual > 0 else math.inf
@@ -433,7 +433,7 @@ class RuleTable(Mapping[str, Rule]):
         names = frozenset(map(self.resolve, varying))
         given = names | frozenset(map(self.resolve, fixed))
         full = self._plan(given)
-        moving = _reached(names, full.graph)
+        moving = _reached(names, _followers(full.graph))
         again = self._ordered(given, moving)
         again = replace(again, checked=tuple(r for r in again.checked if r.name in moving))
         start: dict[str, Array] = {}
@@ -460,7 +460,8 @@ class RuleTable(Mapping[str, Rule]):
     def sources(self, name: str, overrides: Iterable[str] = ()) -> frozenset[str]:
         """Everything that a quantity follows from where `overrides` are given, itself included."""
         given = frozenset(self.resolve(o) for o in overrides)
-        return _ancestors([self.resolve(name)], self._plan(given).graph if given else self._ordered(given, set()).graph)
+        graph = self._plan(given).graph if given else self._ordered(given, set()).graph
+        return frozenset(_reached([self.resolve(name)], graph))
 
     def __getitem__(self, name: str) -> Rule:
         return self._entries[self.resolve(name)][0].rule
@@ -483,32 +484,25 @@ def _plainly_inside(bound: str, value: Array) -> bool:
     return bool(low > 0 and high <= 1) if bound == "[0,1]" else bool(low > 0 and high < math.inf)
 
 
-def _reached(names: Iterable[str], graph: Mapping[str, frozenset[str]]) -> set[str]:
-    """These names and everything that follows from them; `graph` name -> what it is computed from."""
-    followers: dict[str, list[str]] = {}
-    for name, sources in graph.items():
-        for source in sources:
-            followers.setdefault(source, []).append(name)
+def _reached(names: Iterable[str], edges: Mapping[str, Iterable[str]]) -> set[str]:
+    """These names and everything that edges lead to from them."""
     reached: set[str] = set()
     todo = list(names)
     while todo:
         name = todo.pop()
         if name not in reached:
             reached.add(name)
-            todo += followers.get(name, ())
+            todo += edges.get(name, ())
     return reached
 
 
-def _ancestors(names: Iterable[str], graph: Mapping[str, frozenset[str]]) -> frozenset[str]:
-    """These names and everything that they follow from."""
-    reached: set[str] = set()
-    todo = list(names)
-    while todo:
-        one = todo.pop()
-        if one not in reached:
-            reached.add(one)
-            todo += graph.get(one, ())
-    return frozenset(reached)
+def _followers(graph: Mapping[str, frozenset[str]]) -> dict[str, list[str]]:
+    """What is computed from each name; `graph` name -> what it is computed from."""
+    followers: dict[str, list[str]] = {}
+    for name, sources in graph.items():
+        for source in sources:
+            followers.setdefault(source, []).append(name)
+    return followers
 
 
 def number_text(value: float, name: str) -> str:
