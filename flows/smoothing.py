@@ -13,7 +13,7 @@ from flows.priors import prior_of
 from flows.site import Site
 from flows.steps import start_of, therapy_of
 from tdt_core.assimilation import Cycle, smooth, state_model, transition, was_treated
-from tdt_core.assimilation.map_laplace import ROUND
+from tdt_core.assimilation.joint import Smoothed
 from tdt_core.assimilation.target import UNSOLVED
 from tdt_core.errors import EstimationError, ModelError
 from tdt_core.kinetics import KineticModel
@@ -56,16 +56,19 @@ def against_all_cycles(
         )
         for s, start in zip(states, starts, strict=True)
     ]
-    given, n, limit = therapy_of(evidence, product), len(rung.parameters), shift_limit()
+    given, n = therapy_of(evidence, product), len(rung.parameters)
     filtered = [*(s.posterior for s in states), posterior]
     try:
         by_filter = log_activity(rung, posterior.draws[:DRAWS, :n], given)
-        for moves in (0, ROUND):  # moved draws, which take several times as long, only where the Laplace fit would be an alarm
-            found = smooth(prior, [*cycles, Cycle(rung, evidence)], filtered, seed=(*seed, 1), moves=moves)
+        found = smooth(prior, [*cycles, Cycle(rung, evidence)], filtered)
+
+        def compared(found: Smoothed) -> tuple[FloatArray, FloatArray, int]:
             by_all = log_activity(rung, found.draws(DRAWS, np.random.default_rng(list(seed)))[-1], given)
-            shift, ratio, lost = _compared(by_filter, by_all, rung.name)
-            if np.abs(shift).max() <= limit:
-                break
+            return _compared(by_filter, by_all, rung.name)
+
+        shift, ratio, lost = compared(found)
+        if np.abs(shift).max() > shift_limit():  # moved draws take several times as long: only where it would be an alarm
+            shift, ratio, lost = compared(found.moved((*seed, 1)))
     except (EstimationError, ModelError, np.linalg.LinAlgError) as error:
         return {"reason": f"all cycles at once could not be fitted: {error}"}
     names = [r.name for r in rung.regions]

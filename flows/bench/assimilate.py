@@ -157,7 +157,7 @@ def course(
     if estimator == "map" and smoothed:
         # parameters of the last cycle by all cycles at once, against the filter's
         started = time.perf_counter()
-        together = smooth(population, past, filtered)
+        together = smooth(population, past, filtered).moved((seed, FIT, 201))
         out["smoother_seconds"] = time.perf_counter() - started
         theta_joint = together.draws(draws, np.random.default_rng([seed, FIT, 200]))[-1]
         joint = virtual.dose(rung, theta_joint, cycles)

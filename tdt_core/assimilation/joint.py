@@ -12,7 +12,7 @@ is the Kalman filter's and its earlier ones the Rauch-Tung-Striebel smoother's.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -146,10 +146,17 @@ def _step(before: Cycle, after: Cycle) -> tuple[FloatArray, FloatArray, FloatArr
 
 @dataclass(frozen=True, eq=False)
 class Smoothed:
-    """The fit of a course: its problem, the fit, and by cycle the posterior of its parameters."""
+    """The fit of a course: its problem, the errors (d,) of its data, the fit, and by cycle the posterior of its parameters."""
 
     problem: JointProblem
+    sd: FloatArray
     fit: Fit
+
+    @one_blas_thread
+    def moved(self, seed: tuple[int, ...]) -> Smoothed:
+        """The same fit with draws moved from the Laplace Gaussian to the posterior, in one round: moves cost by the cycle."""
+        target, rng = Target(self.problem, self.sd), np.random.default_rng(list(seed))
+        return replace(self, fit=moved(target, self.fit, rng, most_moves=ROUND))
 
     def moments(self, cycle: int) -> tuple[FloatArray, FloatArray]:
         """Mean (n,) and covariance (n, n) of a cycle's parameters, 0 the first of the course."""
@@ -164,15 +171,12 @@ class Smoothed:
 
 
 @one_blas_thread
-def smooth(
-    prior: Prior, cycles: Sequence[Cycle], filtered: Sequence[Posterior], *, seed: tuple[int, ...] = (0,), moves: int = ROUND
-) -> Smoothed:
-    """Fit all cycles at once, from where the filter ended and with the errors that its fits settled.
+def smooth(prior: Prior, cycles: Sequence[Cycle], filtered: Sequence[Posterior]) -> Smoothed:
+    """The Laplace fit of all cycles at once, from where the filter ended and with the errors that its fits settled.
 
     Parameters
     ----------
-    prior : of the first cycle. filtered : each cycle's posterior by the filter, in the same order. seed : of the moved draws.
-    moves : of these, at most; 0 leaves the Laplace Gaussian.
+    prior : of the first cycle. filtered : each cycle's posterior by the filter, in the same order.
 
     Raises
     ------
@@ -196,5 +200,4 @@ def smooth(
     value, z = descend(target, start)
     if not np.isfinite(value):
         raise EstimationError("the fit of all cycles has no solution where the filter ended", kind="estimation.diverged")
-    fit = laplace(target, z, objectives=(value,))
-    return Smoothed(problem, moved(target, fit, np.random.default_rng(list(seed)), most_moves=moves))
+    return Smoothed(problem, target.sd, laplace(target, z, objectives=(value,)))
