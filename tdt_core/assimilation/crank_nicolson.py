@@ -4,7 +4,9 @@ Found Comput Math 18:309).
     u' = sqrt(1 - b^2) u + b e,   accepted with min(1, w(u') / w(u)),   w = target / N(0, I)
 
 They leave the target as it is, whatever the Gaussian; the nearer that is, the longer the steps. Moves go on until the members
-have gone, on average, a share of the squared distance between a member now and another one at the start.
+have gone, on average, a share of the squared distance between a member now and another one at the start. Where the Gaussian is
+far off in some coordinates, and the members begin there as the target has it, these stay in every other move, lest they hold
+up the rest.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ ACCEPTANCE = 0.3
 
 @dataclass(frozen=True, eq=False)
 class Moved:
-    """u (m, p) after `made` moves; carried (m,) there; step b of the next move; whether the members are mixed."""
+    """u (m, p) after `made` moves; carried (m,) there; step b of the next move of all; whether the members are mixed."""
 
     u: FloatArray
     carried: FloatArray
@@ -41,6 +43,7 @@ def crank_nicolson(
     step: float = 0.5,
     known: tuple[FloatArray, FloatArray] | None = None,
     visit: Callable[[FloatArray], None] | None = None,
+    staying: int = 0,
 ) -> Moved:
     """Move (m, p) members until they are mixed, or `most` times.
 
@@ -50,22 +53,27 @@ def crank_nicolson(
     known : what `evaluate` gives of the first places, where that is known.
     mixed : squared distance gone that is enough, as a share of that between independent members now and at the start.
     visit : is told the places after each move.
+    staying : number of last coordinates that stay in every other move; whether members are mixed is judged by the others.
     """
-    start = u
+    start, free = u, u.shape[1] - staying
+    steps = [step, step]
     density, carried = known or evaluate(u)
     for made in range(1, most + 1):
-        trial = np.sqrt(1.0 - step**2) * u + step * rng.standard_normal(u.shape)
+        kind = made % 2 if staying else 0
+        trial = np.sqrt(1.0 - steps[kind] ** 2) * u + steps[kind] * rng.standard_normal(u.shape)
+        if kind:
+            trial[:, free:] = u[:, free:]
         there, kept = evaluate(trial)
         with np.errstate(invalid="ignore"):  # from nowhere to nowhere: not accepted
             accepted = np.log(rng.random(len(u))) < there - density
         u = np.where(accepted[:, None], trial, u)
         density, carried = np.where(accepted, there, density), np.where(accepted, kept, carried)
-        step = float(np.clip(step * np.exp(accepted.mean() - ACCEPTANCE), 0.02, 0.98))
+        steps[kind] = float(np.clip(steps[kind] * np.exp(accepted.mean() - ACCEPTANCE), 0.02, 0.98))
         if visit:
             visit(u)
-        if np.square(u - start).sum(axis=1).mean() >= mixed * _apart(u, start):
-            return Moved(u, carried, step, made, True)
-    return Moved(u, carried, step, most, False)
+        if np.square(u - start)[:, :free].sum(axis=1).mean() >= mixed * _apart(u[:, :free], start[:, :free]):
+            return Moved(u, carried, steps[0], made, True)
+    return Moved(u, carried, steps[0], most, False)
 
 
 def _apart(a: FloatArray, b: FloatArray) -> float:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from tdt_core.assimilation.cluster import cluster_gauss_newton
 from tdt_core.assimilation.conventional import differential_evolution, least_squares, simulated_annealing
+from tdt_core.assimilation.curves import with_tempered_curves
 from tdt_core.assimilation.ensemble import es_mda, ies
 from tdt_core.assimilation.map_laplace import MEMBERS, STARTS, fit_map, moved
 from tdt_core.assimilation.markov import mcmc
@@ -97,7 +98,8 @@ def assimilate(
     starts = partial(fit_map, starts=given.pop("starts", STARTS)) if estimator == "map" else fit_map
     fit, target, outlier = _fit_robustly(starts, problem, rng)
     if estimator == "map":
-        fit = moved(target, fit, rng, max(MEMBERS, n_draws), **given)
+        redraw = partial(with_tempered_curves, problem, target.sd, evidence, rng=rng)
+        fit = moved(target, fit, rng, max(MEMBERS, n_draws), redraw=redraw, **given)
     else:
         target = Target(problem, target.sd)
         fit = _ESTIMATORS[estimator](target, rng, **given)

@@ -7,6 +7,9 @@ the data hardly tell is skew, and the ranks of the truth among Laplace draws lea
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 from scipy import linalg
@@ -82,41 +85,91 @@ def descend(target: Target, z: FloatArray) -> tuple[float, FloatArray]:
     return value, z
 
 
-def moved(target: Target, fit: Fit, rng: np.random.Generator, members: int = MEMBERS, most_moves: int = MOST_MOVES) -> Fit:
+Redraw = Callable[[FloatArray], tuple[FloatArray, npt.NDArray[np.bool_]]]
+"""Draws of theta (m, p) -> draws nearer to the posterior, and which parameters (p,) were drawn again."""
+
+
+def moved(
+    target: Target,
+    fit: Fit,
+    rng: np.random.Generator,
+    members: int = MEMBERS,
+    most_moves: int = MOST_MOVES,
+    redraw: Redraw | None = None,
+) -> Fit:
     """The Laplace fit with draws of the posterior and their moments; the same fit where the posterior is the Gaussian.
 
-    Moves are made in rounds, the first about the Laplace Gaussian, each further one about the Gaussian that the round before
-    found, until its moments stand still. Moments are those of all places in the second half of a round, their covariance shrunk
-    toward that of the Gaussian moved about by p / (p + n) for p parameters and n members.
+    Draws of the Laplace Gaussian are moved in rounds, each about a Gaussian fitted to where the members are, until its moments
+    stand still. Moments are those of all places in the second half of a round, their covariance shrunk toward that of the
+    Gaussian moved about by p / (p + n) for p parameters and n members.
+
+    Parameters
+    ----------
+    redraw : better draws of some parameters, if there are. These move every other time only: what no Gaussian describes is
+        slow to move about one, and would hold up the rest.
     """
     if not most_moves or not target.sd.size:
         return fit
-    p = target.size
-    precision = fit.whitened_jacobian.T @ fit.whitened_jacobian + np.eye(p)
-    centre, root = fit.z, np.linalg.inv(np.linalg.cholesky(precision)).T
-
-    def evaluate(u: FloatArray) -> tuple[FloatArray, FloatArray]:
-        excess = 0.5 * np.square(u).sum(axis=1) - target.objective(centre + u @ root.T)
-        return excess, excess
-
-    u = rng.standard_normal((members, p))
-    known: tuple[FloatArray, FloatArray] | None = (excess := evaluate(u)[0], excess)
+    covariance = np.linalg.inv(fit.whitened_jacobian.T @ fit.whitened_jacobian + np.eye(target.size))
+    about = _Gaussian(fit.z, np.linalg.cholesky(covariance))
+    u = rng.standard_normal((members, target.size))
+    excess = about.excess(target, u)
     check_solved(lost := members - int(np.isfinite(excess).sum()), members)
     if not lost and excess.std() < GAUSSIAN:
         return fit
-    made, share = 0, p / (p + members)
+    known: tuple[FloatArray, FloatArray] | None = (excess, excess)
+    staying = 0
+    if redraw is not None:
+        theta, drawn = redraw(target.theta(about.places(u)))
+        if staying := int(drawn.sum()):
+            z, known = target.white(theta), None
+            about = about.ordered(np.argsort(drawn, kind="stable"))
+            about, _ = about.fitted(about.white(z), members)
+            u = about.white(z)
+    made = 0
     while True:
         visited: list[FloatArray] = []
-        found = crank_nicolson(evaluate, u, rng, mixed=MIXED, most=ROUND, known=known, visit=visited.append)
-        made += found.made
-        solved = np.isfinite(found.carried)
-        late = np.concatenate([at[solved] for at in visited[len(visited) // 2 :]])
-        mean, covariance = late.mean(axis=0), (1.0 - share) * np.cov(late, rowvar=False) + share * np.eye(p)
-        factor = np.linalg.cholesky(covariance)
-        u = np.linalg.solve(factor, (found.u - mean).T).T
-        centre, root, known = centre + root @ mean, root @ factor, None
-        still = np.abs(mean).max() < STILL and np.abs(np.log(np.diag(covariance))).max() < 2.0 * STILL
+
+        def evaluate(u: FloatArray, about: _Gaussian = about) -> tuple[FloatArray, FloatArray]:
+            return (excess := about.excess(target, u)), excess
+
+        found = crank_nicolson(evaluate, u, rng, mixed=MIXED, most=ROUND, known=known, visit=visited.append, staying=staying)
+        made, solved, z = made + found.made, np.isfinite(found.carried), about.places(found.u)
+        about, still = about.fitted(np.concatenate([at[solved] for at in visited[len(visited) // 2 :]]), members)
         if still or made >= most_moves:
             break
+        u, known = about.white(z), None
     notes = {"draws_without_solution": lost, "members": members, "moves": made, "mixed": bool(found.mixed and still)}
-    return with_sample(target, fit, centre + u[solved] @ root.T, centre, root @ root.T, notes=notes)
+    return with_sample(target, fit, z[solved], about.centre, about.root @ about.root.T, notes=notes)
+
+
+@dataclass(frozen=True, eq=False)
+class _Gaussian:
+    """N(centre, root root') of white parameters z = centre + root u."""
+
+    centre: FloatArray
+    root: FloatArray
+
+    def ordered(self, order: npt.NDArray[np.intp]) -> _Gaussian:
+        """The same Gaussian, z[order[:k]] following from u[:k] alone for any k."""
+        root = np.empty_like(self.root)
+        root[order] = np.linalg.cholesky((self.root @ self.root.T)[np.ix_(order, order)])
+        return _Gaussian(self.centre, root)
+
+    def places(self, u: FloatArray) -> FloatArray:
+        return np.asarray(self.centre + u @ self.root.T)
+
+    def white(self, z: FloatArray) -> FloatArray:
+        return np.asarray(np.linalg.solve(self.root, (z - self.centre).T).T)
+
+    def excess(self, target: Target, u: FloatArray) -> FloatArray:
+        """(m,) ln (posterior / this Gaussian) at u (m, p), but for a constant."""
+        return np.asarray(0.5 * np.square(u).sum(axis=1) - target.objective(self.places(u)))
+
+    def fitted(self, u: FloatArray, members: int) -> tuple[_Gaussian, bool]:
+        """The Gaussian of places u (k, p) that `members` took, shrunk toward this one, and whether it is nearly this one."""
+        p = u.shape[1]
+        share = p / (p + members)
+        mean, covariance = u.mean(axis=0), (1.0 - share) * np.cov(u, rowvar=False) + share * np.eye(p)
+        still = np.abs(mean).max() < STILL and np.abs(np.log(np.diag(covariance))).max() < 2.0 * STILL
+        return _Gaussian(self.centre + self.root @ mean, self.root @ np.linalg.cholesky(covariance)), bool(still)

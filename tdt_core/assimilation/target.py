@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special
+from scipy import linalg, special
 
 from tdt_core.errors import EstimationError, ModelError
 
@@ -72,6 +72,10 @@ class Target:
     def theta(self, z: FloatArray) -> FloatArray:
         """(..., p) white -> parameters in unconstrained space."""
         return np.asarray(self.problem.mean + z @ self.problem.factor.T)
+
+    def white(self, theta: FloatArray) -> FloatArray:
+        """(..., p) parameters -> white."""
+        return np.asarray(linalg.solve_triangular(self.problem.factor, (theta - self.problem.mean).T, lower=True).T)
 
     def residuals(self, z: FloatArray) -> FloatArray:
         """(m, p) -> (m, d) residuals in units of their error; infinite where the model has no solution."""

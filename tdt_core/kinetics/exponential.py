@@ -15,7 +15,7 @@ duration, in closed form. The population sum of exponentials is the third form u
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -107,6 +107,15 @@ class Exponentials:
             empty = [r.name for r in self.regions if r.volume_ml <= 0]
             raise ModelError(f"regions without volume: {empty}", expected="volume_ml > 0", kind="model.regions")
         return volumes
+
+    @property
+    def separable(self) -> tuple[Region, ...]:
+        """See `Separable`: all regions."""
+        return self.regions
+
+    def of_regions(self, regions: Sequence[Region]) -> Exponentials:
+        """See `Separable`."""
+        return replace(self, regions=tuple(regions))
 
     def exponentials(self, theta: FloatArray, administration: Administration) -> tuple[FloatArray, FloatArray]:
         """Amplitudes (m, regions, phases) in MBq and rates (m, regions, phases) in 1/h, physical decay included.

@@ -68,6 +68,18 @@ class Sampled(Protocol):
         """d ln compartment_activity / d theta at one (n,) theta -> (compartments, t, n)."""
 
 
+@runtime_checkable
+class Separable(Protocol):
+    """A rung with regions whose activity follows from parameters of their own alone."""
+
+    @property
+    def separable(self) -> tuple[Region, ...]:
+        """Those regions."""
+
+    def of_regions(self, regions: Sequence[Region]) -> KineticModel:
+        """The model of some of them alone, its parameters named as in the rung."""
+
+
 Covariates = Mapping[str, float]
 """What is known of the patient, by quantity of the whole-body models, such as `body.age`; a rung uses what it can."""
 

@@ -98,6 +98,15 @@ class WholeBody:
         """The regions outside the model, by their population curves."""
         return SumOfExponentials(self.ligand, self._outside) if self._outside else None
 
+    @property
+    def separable(self) -> tuple[Region, ...]:
+        """See `Separable`: the regions outside the model."""
+        return self._outside
+
+    def of_regions(self, regions: Sequence[Region]) -> SumOfExponentials:
+        """See `Separable`."""
+        return SumOfExponentials(self.ligand, tuple(regions))
+
     @cached_property
     def _base(self) -> PBRPK:
         """The patient's model: segmented lesions for the population's tumour load, and only the organs that there are."""
