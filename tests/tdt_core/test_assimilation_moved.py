@@ -101,3 +101,21 @@ def test_moves_keep_a_skew_target_and_forget_where_they_began():
         assert (found.made, found.mixed) == (60, False)
         assert stats.kstest(found.u.ravel(), shape.cdf).pvalue > 0.01
         np.testing.assert_array_equal(found.carried, found.u[:, 0])
+
+
+def test_coordinates_that_no_gaussian_describes_do_not_hold_up_the_rest():
+    """Two easy coordinates, a heavy-tailed one that begins right: with it staying every other time all are mixed sooner."""
+    heavy = stats.t(2.5)
+
+    def evaluate(u):
+        return heavy.logpdf(u[:, 2]) - stats.norm.logpdf(u[:, 2]), u[:, 0]
+
+    made = {}
+    for staying in (0, 1):
+        rng = np.random.default_rng(4)
+        start = np.column_stack([rng.standard_normal((4000, 2)), heavy.rvs(4000, random_state=rng)])
+        found = crank_nicolson(evaluate, start, rng, mixed=0.95, most=200, staying=staying)
+        made[staying] = found.made
+        assert stats.kstest(found.u[:, 2], heavy.cdf).pvalue > 0.01
+        assert stats.kstest(found.u[:, :2].ravel(), stats.norm.cdf).pvalue > 0.01
+    assert made[1] < made[0]
