@@ -20,7 +20,7 @@ from tdt_core.assimilation.target import Target
 from tdt_core.assimilation.tempered import smc
 from tdt_core.kinetics import KineticModel
 from tdt_core.kinetics.ladder import Separable
-from tdt_core.twin import Evidence, Region
+from tdt_core.twin import Region
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -29,22 +29,24 @@ TIED = 0.5
 
 
 def with_tempered_curves(
-    problem: Problem, sd: FloatArray, evidence: Evidence, theta: FloatArray, rng: np.random.Generator
+    target: Target, theta: FloatArray, rng: np.random.Generator
 ) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
-    """Draws theta (m, p) of a problem with errors sd (d,), the parameters of every such region with data drawn again; which.
+    """Draws theta (m, p) with the parameters of such regions drawn again, and which parameters (p,) these are.
 
-    Groups of tied regions are fitted alone, under their own prior. What they share with others (calibration, resolution) is as
-    in `theta`: their own parameters follow by their regression on what is shared.
+    Only in the problem of one cycle, and only regions with data. Groups of tied regions are fitted alone under their own prior.
+    What they share with others (calibration, resolution) is as in `theta`: their own parameters follow by their regression on
+    what is shared.
     """
-    theta, model = theta.copy(), problem.model
-    again = np.zeros(len(problem.names), dtype=np.bool_)
+    problem, again = target.problem, np.zeros(target.size, dtype=np.bool_)
+    if not isinstance(problem, Problem) or not isinstance(model := problem.model, Separable):
+        return theta, again
+    theta = theta.copy()
     seen = {datum.name for datum in problem.data}
-    regions = [r for r in model.separable if r.name in seen] if isinstance(model, Separable) else []
+    regions = [r for r in model.separable if r.name in seen]
     for group in _tied(problem, regions):
-        assert isinstance(model, Separable)
-        part = _alone(problem, evidence, model.of_regions(group))
+        part = _alone(problem, model.of_regions(group))
         rows = [problem.data.index(datum) for datum in part.data]
-        sample = smc(Target(part, sd[rows]), rng, members=len(theta)).sample
+        sample = smc(Target(part, target.sd[rows]), rng, members=len(theta)).sample
         assert sample is not None
         at = np.array([problem.names.index(name) for name in part.names])
         own = np.array([name.startswith(tuple(f"{r.name}." for r in group)) for name in part.names])
@@ -69,11 +71,12 @@ def _tied(problem: Problem, regions: Sequence[Region]) -> list[list[Region]]:
     return [[r for r, g in zip(regions, group, strict=True) if g == k] for k in range(count)]
 
 
-def _alone(problem: Problem, evidence: Evidence, model: KineticModel) -> Problem:
+def _alone(problem: Problem, model: KineticModel) -> Problem:
     """The problem of some regions, under their part of the prior."""
     names = tuple(model.parameters)
     at = [problem.names.index(name) for name in names]
     covariance = (problem.factor @ problem.factor.T)[np.ix_(at, at)]
     regions = {r.name for r in model.regions}
-    own = replace(evidence, activities=tuple(a for a in evidence.activities if a.region in regions), samples=())
+    activities = problem.evidence.activities
+    own = replace(problem.evidence, activities=tuple(a for a in activities if a.region in regions), samples=())
     return build_problem(Prior(names, problem.mean[at], covariance, "its part of the whole prior"), own, model)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,8 @@ import numpy.typing as npt
 
 from tdt_core.assimilation.cluster import cluster_gauss_newton
 from tdt_core.assimilation.conventional import differential_evolution, least_squares, simulated_annealing
-from tdt_core.assimilation.curves import with_tempered_curves
 from tdt_core.assimilation.ensemble import es_mda, ies
-from tdt_core.assimilation.map_laplace import MEMBERS, STARTS, fit_map, moved
+from tdt_core.assimilation.map_laplace import STARTS, fit_map, map_posterior
 from tdt_core.assimilation.markov import mcmc
 from tdt_core.assimilation.network import available, couplings, network
 from tdt_core.assimilation.predictive import predictive_checks
@@ -35,7 +34,7 @@ ROUNDING = 1e-9
 """A spread of ln activity below this is none: what is left of it is rounding, and no shift is measured by it."""
 
 _ESTIMATORS: dict[str, Estimator] = {
-    "map": fit_map,
+    "map": map_posterior,
     "es_mda": es_mda,
     "ies": ies,
     "smc": smc,
@@ -76,7 +75,7 @@ def assimilate(
     ----------
     prior : over the parameters of `model`, in its order.
     seed : entropy of the random generator, `(root, cycle)`.
-    options : settings of the estimator by name, such as `members` or `starts`.
+    options : settings of the estimator by name, such as `members`; `starts` of the search for the optimum.
 
     Returns
     -------
@@ -95,14 +94,9 @@ def assimilate(
     problem = build_problem(prior, evidence, model)
     rng = np.random.default_rng(list(seed))
     given = dict(options or {})
-    starts = partial(fit_map, starts=given.pop("starts", STARTS)) if estimator == "map" else fit_map
-    fit, target, outlier = _fit_robustly(starts, problem, rng)
-    if estimator == "map":
-        redraw = partial(with_tempered_curves, problem, target.sd, evidence, rng=rng)
-        fit = moved(target, fit, rng, max(MEMBERS, n_draws), redraw=redraw, **given)
-    else:
-        target = Target(problem, target.sd)
-        fit = _ESTIMATORS[estimator](target, rng, **given)
+    best, target, outlier = _fit_robustly(problem, rng, given.pop("starts", STARTS))
+    target = replace(target, best=best, draws=n_draws)
+    fit = _ESTIMATORS[estimator](target, rng, **given)
     draws, predicted, lost = solved_draws(target, fit, n_draws, rng)
     expected = problem.predict(problem.mean)[0], problem.jacobian(problem.mean) @ problem.factor
     checks, by_datum = predictive_checks(problem, fit, target.sd, predicted)
@@ -121,16 +115,14 @@ def assimilate(
     )
 
 
-def _fit_robustly(
-    estimator: Estimator, problem: Problem, rng: np.random.Generator
-) -> tuple[Fit, Target, npt.NDArray[np.bool_]]:
-    """Fit, widen each region's worst outlier by its residual, refit: one a region and pass, since a gross error drags the
-    curve away from its neighbours and makes them look wrong too."""
+def _fit_robustly(problem: Problem, rng: np.random.Generator, starts: int) -> tuple[Fit, Target, npt.NDArray[np.bool_]]:
+    """The optimum: fit, widen each region's worst outlier by its residual, refit: one a region and pass, since a gross error
+    drags the curve away from its neighbours and makes them look wrong too."""
     threshold = packaged_table("assimilation.csv").value("outlier.sigma")
     regions = np.array([d.name for d in problem.data])
     target = Target(problem, problem.sd)
     outlier = np.zeros(problem.y.size, dtype=np.bool_)
-    fit = estimator(target, rng)
+    fit = fit_map(target, rng, starts)
     for _ in range(OUTLIER_PASSES):
         residual = np.abs(fit.residual * target.sd / problem.sd)
         suspect = (residual > threshold) & ~outlier
@@ -141,7 +133,7 @@ def _fit_robustly(
             outlier[members[np.argmax(residual[members])]] = True
         wider = np.where(outlier, problem.sd * np.maximum(residual, threshold), problem.sd)
         target = Target(problem, wider, target.solves)
-        fit = estimator(target, rng)
+        fit = fit_map(target, rng, starts)
     return fit, target, outlier
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tdt_core.assimilation.evolution import population_prior
-from tdt_core.assimilation.map_laplace import ROUND, descend, moved
+from tdt_core.assimilation.map_laplace import MEMBERS, ROUND, descend, moved
 from tdt_core.assimilation.problem import Prior, Problem, build_problem, factor_of
 from tdt_core.assimilation.target import Fit, Target, draws_of, laplace
 from tdt_core.assimilation.transitions import Transition
@@ -153,10 +153,10 @@ class Smoothed:
     fit: Fit
 
     @one_blas_thread
-    def moved(self, seed: tuple[int, ...]) -> Smoothed:
+    def moved(self, seed: tuple[int, ...], members: int = MEMBERS) -> Smoothed:
         """The same fit with draws moved from the Laplace Gaussian to the posterior, in one round: moves cost by the cycle."""
         target, rng = Target(self.problem, self.sd), np.random.default_rng(list(seed))
-        return replace(self, fit=moved(target, self.fit, rng, most_moves=ROUND))
+        return replace(self, fit=moved(target, self.fit, rng, members, most_moves=ROUND))
 
     def moments(self, cycle: int) -> tuple[FloatArray, FloatArray]:
         """Mean (n,) and covariance (n, n) of a cycle's parameters, 0 the first of the course."""

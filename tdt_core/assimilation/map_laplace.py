@@ -7,7 +7,6 @@ the data hardly tell is skew, and the ranks of the truth among Laplace draws lea
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +14,7 @@ import numpy.typing as npt
 from scipy import linalg
 
 from tdt_core.assimilation.crank_nicolson import crank_nicolson
+from tdt_core.assimilation.curves import with_tempered_curves
 from tdt_core.assimilation.target import Fit, Target, check_solved, laplace, with_sample
 from tdt_core.errors import EstimationError
 
@@ -31,6 +31,12 @@ GAUSSIAN = 0.05
 """With a smaller sd of ln (posterior / Laplace Gaussian) over its draws (nats) the two are the same, and nothing is moved."""
 DISTINCT_OPTIMUM = 3.0
 """A start that ends this much above the best objective (nats) counts as an optimum of its own."""
+
+
+def map_posterior(target: Target, rng: np.random.Generator, members: int | None = None, most_moves: int = MOST_MOVES) -> Fit:
+    """The default estimator: the optimum, and at least `MEMBERS` draws moved from its Laplace Gaussian to the posterior."""
+    best = target.best or fit_map(target, rng)
+    return moved(target, best, rng, members or max(MEMBERS, target.draws), most_moves)
 
 
 def fit_map(target: Target, rng: np.random.Generator, starts: int = STARTS) -> Fit:
@@ -85,28 +91,19 @@ def descend(target: Target, z: FloatArray) -> tuple[float, FloatArray]:
     return value, z
 
 
-Redraw = Callable[[FloatArray], tuple[FloatArray, npt.NDArray[np.bool_]]]
-"""Draws of theta (m, p) -> draws nearer to the posterior, and which parameters (p,) were drawn again."""
-
-
 def moved(
     target: Target,
     fit: Fit,
     rng: np.random.Generator,
     members: int = MEMBERS,
     most_moves: int = MOST_MOVES,
-    redraw: Redraw | None = None,
 ) -> Fit:
     """The Laplace fit with draws of the posterior and their moments; the same fit where the posterior is the Gaussian.
 
     Draws of the Laplace Gaussian are moved in rounds, each about a Gaussian fitted to where the members are, until its moments
     stand still. Moments are those of all places in the second half of a round, their covariance shrunk toward that of the
-    Gaussian moved about by p / (p + n) for p parameters and n members.
-
-    Parameters
-    ----------
-    redraw : better draws of some parameters, if there are. These move every other time only: what no Gaussian describes is
-        slow to move about one, and would hold up the rest.
+    Gaussian moved about by p / (p + n) for p parameters and n members. Curves that are drawn again (`with_tempered_curves`)
+    move every other time only: what no Gaussian describes is slow to move about one, and would hold up the rest.
     """
     if not most_moves or not target.sd.size:
         return fit
@@ -118,14 +115,12 @@ def moved(
     if not lost and excess.std() < GAUSSIAN:
         return fit
     known: tuple[FloatArray, FloatArray] | None = (excess, excess)
-    staying = 0
-    if redraw is not None:
-        theta, drawn = redraw(target.theta(about.places(u)))
-        if staying := int(drawn.sum()):
-            z, known = target.white(theta), None
-            about = about.ordered(np.argsort(drawn, kind="stable"))
-            about, _ = about.fitted(about.white(z), members)
-            u = about.white(z)
+    theta, drawn = with_tempered_curves(target, target.theta(about.places(u)), rng)
+    if staying := int(drawn.sum()):
+        z, known = target.white(theta), None
+        about = about.ordered(np.argsort(drawn, kind="stable"))
+        about, _ = about.fitted(about.white(z), members)
+        u = about.white(z)
     made = 0
     while True:
         visited: list[FloatArray] = []

@@ -23,7 +23,7 @@ def mcmc(
     target: Target, rng: np.random.Generator, draws: int = 500, chains: int = 4, warm_up: int = 200, most_steps: int = 7
 ) -> Fit:
     """No-U-Turn sampling: `chains` of `draws` after `warm_up`, trajectories of at most 2^most_steps steps."""
-    start = fit_map(target, rng)
+    start = target.best or fit_map(target, rng)
     factor = np.linalg.inv(np.linalg.cholesky(start.whitened_jacobian.T @ start.whitened_jacobian + np.eye(target.size))).T
 
     def place(u: FloatArray) -> FloatArray:

@@ -82,7 +82,7 @@ def network(
         )
     if not target.sd.size:
         return laplace(target, np.zeros(target.size))
-    start = fit_map(target, rng, starts=1)
+    start = target.best or fit_map(target, rng, starts=1)
     root = np.linalg.cholesky(start.whitened_jacobian.T @ start.whitened_jacobian + np.eye(target.size))
     factor = np.linalg.inv(root).T  # z = centre + factor w; w is standard normal under the Laplace Gaussian
     lost = 0

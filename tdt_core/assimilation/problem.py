@@ -63,10 +63,11 @@ class Problem:
     n_model : the first n_model parameters are the kinetic model's, the rest nuisances.
     y, sd : (d,) ln of the measured values and independent 1-sigma error.
     below : (d,) the truth is below the value, which is a limit of quantification.
-    data : the d data; `left_out` those that cannot be used, with the reason.
+    data : the d data of `evidence`; `left_out` those that cannot be used, with the reason.
     """
 
     model: KineticModel
+    evidence: Evidence
     names: tuple[str, ...]
     mean: FloatArray
     factor: FloatArray
@@ -135,6 +136,7 @@ def build_problem(prior: Prior, evidence: Evidence, model: KineticModel) -> Prob
     covariance[n:, n:] = np.diag([p.sd**2 for p in nuisances.values()])
     return Problem(
         model=model,
+        evidence=evidence,
         names=prior.names + tuple(nuisances),
         mean=np.concatenate([prior.mean, [p.mean for p in nuisances.values()]]),
         factor=factor_of(covariance),

@@ -233,7 +233,9 @@ class _Walk:
 
     def point(self, at: float, z: FloatArray, g: float) -> tuple[float, float, FloatArray]:
         """A point near `at`, from z where the scalar is g: the scalar, the root of twice its rise, and its place."""
-        pinned = _Pinned(self.target.problem, self.target.sd, self.target.solves, self.scalar, at, WIDTH * self.sd)
+        pinned = _Pinned(
+            self.target.problem, self.target.sd, self.target.solves, scalar=self.scalar, at=at, width=WIDTH * self.sd
+        )
         value, found = descend(pinned, z + (at - g) * self.along)
         if not np.isfinite(value):  # the straight way leads out of where the model has solutions
             value, found = descend(pinned, z)

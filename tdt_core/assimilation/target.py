@@ -57,12 +57,15 @@ class Solvable(Protocol):
 class Target:
     """One problem with the errors that its data are given: sd (d,), outliers widened.
 
-    `solves` holds the number of solves of the model so far, a Jacobian counting one per parameter.
+    `solves` holds the number of solves of the model so far, a Jacobian counting one per parameter; `best` is the optimum with
+    these errors where that is known, `draws` the number of draws that will be asked for.
     """
 
     problem: Solvable
     sd: FloatArray
     solves: list[int] = field(default_factory=lambda: [0])
+    best: Fit | None = None
+    draws: int = 500
 
     @property
     def size(self) -> int:

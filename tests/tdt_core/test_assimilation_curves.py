@@ -68,7 +68,7 @@ def redrawn(rung, prior, evidence, seed=5, count=2000):
     problem = build_problem(prior, evidence, rung)
     target, rng = Target(problem, problem.sd), np.random.default_rng(seed)
     before = draws_of(fit_map(target, rng), count, rng)
-    return problem, before, *with_tempered_curves(problem, target.sd, evidence, before, rng)
+    return problem, before, *with_tempered_curves(target, before, rng)
 
 
 def test_curves_follow_the_calibration_that_they_share():
@@ -107,7 +107,7 @@ def test_only_regions_outside_the_body_are_drawn_again_and_only_with_data():
 
 
 def test_a_region_alone_is_the_curve_that_it_is_in_the_rung():
-    rung, prior, evidence = drawn((*KIDNEYS, LIVER), 6, "whole_body")
+    rung, prior, _ = drawn((*KIDNEYS, LIVER), 6, "whole_body")
     theta = prior.draws(3, np.random.default_rng(1))
     alone = rung.of_regions(rung.separable)
     own = [list(prior.names).index(n) for n in alone.parameters]
