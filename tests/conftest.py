@@ -17,11 +17,14 @@ for _name in ("PREFECT_API_URL", "PREFECT_API_KEY", "MLFLOW_TRACKING_URI"):
     os.environ.pop(_name, None)
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share one set of servers run on one xdist worker, so that the servers start once."""
+    """Tests that share servers, or a module's costly fixture, run on one xdist worker: it is made once. Long tests go free."""
     for item in items:
         if item.get_closest_marker("services"):
             item.add_marker(pytest.mark.xdist_group("services"))
+        elif item.get_closest_marker("shared_run") and not item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.fixture(autouse=True, scope="session")

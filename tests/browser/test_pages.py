@@ -31,6 +31,7 @@ FLAGS = [
 ROOT = Path(__file__).parents[2]
 pytestmark = [
     pytest.mark.browser,
+    pytest.mark.shared_run,
     pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (Debian: apt-get install chromium)"),
 ]
 playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

@@ -27,6 +27,7 @@ from storage.posterior_files import open_dose
 from tdt_core.errors import UsageError
 from tdt_core.imaging.quantification import CycleImages, RegisteredScan
 
+pytestmark = pytest.mark.shared_run
 FILES = {
     *("bed.dcm", "bed.nii.gz", "dose.dcm", "dose.json", "dose.nii.gz", "dose.zarr", "dose_sd.dcm", "dose_sd.nii.gz"),
     *("page.html", "regions.csv", "regions.dcm"),

@@ -24,13 +24,14 @@ from flows.truth import KINDS, errors, read_truth
 from storage.kernel_cache import kernel_digest
 from tdt_core.errors import InputError, SettingsError, TwinError
 
+pytestmark = pytest.mark.shared_run
 HERE = Path(__file__).parent
 EVENTS = 10
 
 
 @pytest.fixture(scope="module")
 def patient(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_patient(tmp_path_factory.mktemp("patient"))
+    return write_patient(tmp_path_factory.mktemp("patient"), canaries=True)
 
 
 @pytest.fixture(scope="module")
@@ -318,14 +319,12 @@ def test_a_process_killed_at_any_of_ten_points_leaves_what_a_rerun_completes(run
     _assert_survives(patient, run, tmp_path, range(1, 2 * EVENTS, 2))
 
 
-def test_no_canary_of_an_identity_field_reaches_the_home_or_its_pages(tmp_path):
+def test_no_canary_of_an_identity_field_reaches_the_home_or_its_pages(run):
     """The whole run: evidence, states, MLflow, report, exports. The Prefect store is searched in the services tests."""
     from flows import derived
     from storage.registry import catch_up
 
-    inbox = write_patient(tmp_path / "patient", canaries=True)
-    site = new_site(tmp_path / "site")
-    outcome = run_chain(site, inbox)
+    site, outcome = run
     for s in outcome["states"]:
         derived.make(site, s)
     assert catch_up(site.store).failures == ()
