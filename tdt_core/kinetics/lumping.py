@@ -43,6 +43,8 @@ _BLOOD = ("volume", "vascular_volume", "flow")
 _TUBULES = ("filtered_flow", "excreted_flow", "reabsorbed_flow", "intracellular_volume")
 _TRAPPING = ("trapped_flow", "passed_flow")
 _RATES = ("lambda_int", "lambda_rel")
+AVERAGED = (*_RATES, "lambda_trapped")
+"""Quantities of which a merged organ has the mean over its members: only that acts on anything."""
 _ADDED: tuple[Status, str] = ("literature", "conservation: sum over the organs that it stands for")
 _MEAN: tuple[Status, str] = ("assumed", "lumping: mean over the organs that it stands for, weighted by what it acts on")
 

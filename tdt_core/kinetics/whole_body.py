@@ -22,7 +22,7 @@ from tdt_core.kinetics.anatomy import SINK, VENOUS
 from tdt_core.kinetics.daughters import daughters_of
 from tdt_core.kinetics.ladder import Covariates, register, to_natural
 from tdt_core.kinetics.ligands import receptor_of
-from tdt_core.kinetics.lumping import lumped, organs_of, reduced, shares_of
+from tdt_core.kinetics.lumping import AVERAGED, lumped, organs_of, reduced, shares_of
 from tdt_core.kinetics.ode_rung import System, by_name
 from tdt_core.kinetics.pbrpk import COMMON, PBRPK
 from tdt_core.kinetics.population import Population, population
@@ -136,27 +136,56 @@ class WholeBody:
         return {n: v for n, v in given.items() if n in self._base.table}
 
     @cached_property
-    def parameters(self) -> ParameterTable:
-        """Estimated quantities: shared ones, then region by region, then those of regions outside the model."""
-        values = self._base.quantities(self._fixed)
-        table = []
+    def _candidates(self) -> tuple[tuple[Mapping[str, str], str, str], ...]:
+        """Row, region or scope, and quantity of the model, of everything that the table of estimates asks for and there is."""
+        found = []
         for row in self._rows:
             scopes = [(r.name, self._place[r.name]) for r in self.regions if r.organ == row["organ"] and r.name in self._place]
             for region, organ in scopes or ([(row["organ"], row["organ"])] if row["organ"] in COMMON else []):
                 quantity = f"{organ}.{row['quantity']}"
-                if quantity not in values:
-                    continue  # of another form of plasma binding
-                table.append(
-                    Parameter(
-                        f"{region}.{row['quantity']}",
-                        float(values[quantity]),
-                        self._base.table[quantity].unit,
-                        row["status"],  # type: ignore[arg-type]
-                        row["source"],
-                        row["distribution"],  # type: ignore[arg-type]
-                        float(row["sd"]),
-                    )
+                if quantity in self._base.table:  # else of another form of plasma binding
+                    found.append((row, region, quantity))
+        return tuple(found)
+
+    @cached_property
+    def _taken_over(self) -> Mapping[str, str]:
+        """Quantity -> the one whose value it takes.
+
+        In a merged organ only the mean of its members' rates acts. Nothing would tell them apart, and the posterior would lie
+        along a bent ridge: the first member's rate stands for all that are estimated.
+        """
+        merged = {member.name: organ.name for organ in self._base.organs for member in organ.members}
+        first: dict[tuple[str, str], str] = {}
+        found = {}
+        for row, _, quantity in self._candidates:
+            into = merged.get(quantity.rpartition(".")[0])
+            if into and row["quantity"] in AVERAGED:
+                leader = first.setdefault((into, row["quantity"]), quantity)
+                if leader != quantity:
+                    found[quantity] = leader
+        return found
+
+    @cached_property
+    def parameters(self) -> ParameterTable:
+        """Estimated quantities: shared ones, then region by region, then those of regions outside the model."""
+        values = self._base.quantities(self._fixed)
+        table = []
+        for row, region, quantity in self._candidates:
+            if quantity in self._taken_over:
+                continue
+            alike = [region, *(r for _, r, q in self._candidates if self._taken_over.get(q) == quantity)]
+            one = f"; one for {', '.join(alike)}, which are one organ here" if len(alike) > 1 else ""
+            table.append(
+                Parameter(
+                    f"{region}.{row['quantity']}",
+                    float(values[quantity]),
+                    self._base.table[quantity].unit,
+                    row["status"],  # type: ignore[arg-type]
+                    row["source"] + one,
+                    row["distribution"],  # type: ignore[arg-type]
+                    float(row["sd"]),
                 )
+            )
         order = {r.name: i for i, r in enumerate(self.regions)}
         table.sort(key=lambda p: order.get(p.name.rpartition(".")[0], -1))
         return ParameterTable([*table, *(self._described.parameters.values() if self._described else ())])
@@ -168,7 +197,7 @@ class WholeBody:
             n: p for n, p in self._population.table.parameters.items() if n in self._base.table
         }
         patient = {f"{ORGAN_OF.get(r.name, r.name)}.volume" for r in self.regions}
-        own = {*self._names, *dict(self.covariates), *patient}
+        own = {*self._names, *self._taken_over, *dict(self.covariates), *patient}
         values = self._base.quantities(self._fixed)
         return ParameterTable(
             [replace(p, value=float(values[n]), distribution="fixed", sd=0.0) for n, p in table.items() if n not in own]
@@ -207,7 +236,7 @@ class WholeBody:
         if ligand not in self._systems:
             model = self._of(ligand)
 
-            evaluate = model.prepared(self._fixed_of(ligand), self._names)
+            evaluate = model.prepared(self._fixed_of(ligand), (*self._names, *self._taken_over))
 
             def quantities(theta: npt.NDArray[Any]) -> Quantities:
                 return evaluate(self._estimated(theta))
@@ -225,7 +254,8 @@ class WholeBody:
 
     def _estimated(self, theta: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
         """(m, own) theta -> (m,) of each estimated quantity of the model."""
-        return dict(zip(self._names, to_natural(self._own_parameters, theta).T, strict=True))
+        found = dict(zip(self._names, to_natural(self._own_parameters, theta).T, strict=True))
+        return found | {quantity: found[leader] for quantity, leader in self._taken_over.items()}
 
     def _shares(self, values: Quantities) -> npt.NDArray[Any]:
         """Of the model's organs, merged ones apart again, what each region holds."""
