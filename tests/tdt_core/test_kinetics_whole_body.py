@@ -169,3 +169,27 @@ def test_daughters_that_leave_their_ligand_gather_in_the_kidneys():
     np.testing.assert_allclose(daughter[:, 5], per_parent * parent[:, 5], rtol=1e-12)  # marrow has no model: equilibrium
     assert (daughter[:, -1] < parent[:, -1]).all()  # `rest` bears what leaves blood and muscle
     assert rung.daughter_time_integrated_activity(theta, GIVEN) == {}
+
+
+def test_organs_that_are_one_in_the_model_have_one_rate_and_their_own_densities():
+    glands = (*REGIONS, region("submandibular_left", "submandibular_glands", 8.0))
+    rung, whole = (rung_for(name, "PSMA-617", glands, KNOWN) for name in ("reduced_body", "whole_body"))
+    rates = {"kidney_left.lambda_int", "parotid_left.lambda_int", "lesion/L1.lambda_int"}
+    assert {n for n in rung.parameters if n.endswith("lambda_int")} == rates
+    assert {n for n in whole.parameters if n.endswith("lambda_int")} > rates
+    densities = [{n for n in r.parameters if n.endswith("R_density")} for r in (rung, whole)]
+    assert densities[0] == densities[1]
+    assert "kidney_left, kidney_right, which are one organ here" in rung.parameters["kidney_left.lambda_int"].source
+    assert "one organ" not in whole.parameters["kidney_left.lambda_int"].source
+
+    theta = population_prior(rung).draws(5, np.random.default_rng(3))
+    acting = rung._system("PSMA-617").quantities(theta[:, : rung._own])
+    for organ, first in (("both_kidneys", "kidney_left"), ("all_salivary_glands", "parotid_left")):
+        own = np.exp(theta[:, list(rung.parameters).index(f"{first}.lambda_int")])
+        # what is not estimated keeps its typical rate: the glands that were not segmented
+        share = acting[f"{organ}.lambda_int"] / own
+        if organ == "both_kidneys":
+            np.testing.assert_allclose(share, 1.0, rtol=1e-12)
+        else:
+            np.testing.assert_allclose(acting["submandibular_left.lambda_int"], own, rtol=1e-12)
+            assert np.ptp(share) > 0
