@@ -15,7 +15,8 @@ from tdt_core.assimilation.evolution import population_prior
 from tdt_core.assimilation.selection import Basis, Score, Weights, average, score, weigh
 from tdt_core.errors import EstimationError, TwinError
 from tdt_core.kinetics import KineticModel, covariates_of, rung_for
-from tdt_core.twin import Administration, Evidence, Posterior
+from tdt_core.kinetics.ladder import Separable
+from tdt_core.twin import Administration, Evidence, Posterior, Region
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -64,6 +65,17 @@ class _Counted:
         return getattr(self._model, name)
 
 
+class _CountedSeparable(_Counted):
+    """The same of a rung with curves of their own, said by name: from Python 3.12 on `isinstance` does not see delegation."""
+
+    @property
+    def separable(self) -> tuple[Region, ...]:
+        return cast(Separable, self._model).separable
+
+    def of_regions(self, regions: Sequence[Region]) -> KineticModel:
+        return cast(Separable, self._model).of_regions(regions)
+
+
 def fit_rung(
     name: str,
     ligand: str,
@@ -76,7 +88,7 @@ def fit_rung(
     """Fit one rung to the evidence from its population prior, score it, integrate `given`. Raises what the rung raises."""
     started = time.perf_counter()
     model = rung_for(name, ligand, evidence.regions, covariates_of(evidence))
-    counted = _Counted(model)
+    counted = _CountedSeparable(model) if isinstance(model, Separable) else _Counted(model)
     prior = population_prior(model)
     imaged = {d.nuclide for d in evidence.activities}
     for administration in (*(a for a in evidence.administrations if a.nuclide in imaged), given):

@@ -1,6 +1,7 @@
 """Laws of the choice between rungs: closed forms of the linear case, limits of weights, identifiability, averaging."""
 
 import dataclasses
+import inspect
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from tdt_core.assimilation import assimilate, build_problem, population_prior
+from tdt_core.assimilation import assimilate, build_problem, candidates, population_prior
 from tdt_core.assimilation.candidates import climb
 from tdt_core.assimilation.map_laplace import descend
 from tdt_core.assimilation.selection import aicc, average, score, score_at, weigh
@@ -309,6 +310,15 @@ def test_scores_of_different_data_and_an_unknown_basis_are_refused():
         weigh({"a": base}, "guess")
     with pytest.raises(EstimationError, match="no rung"):
         weigh({})
+
+
+def test_a_counted_rung_says_that_its_curves_are_its_own_without_delegation():
+    model = rung("biexponential")
+    counted = candidates._CountedSeparable(model)
+    # how `isinstance` looks at a protocol's members from Python 3.12 on
+    assert all(inspect.getattr_static(counted, name, None) is not None for name in ("separable", "of_regions"))
+    assert counted.separable == model.separable
+    assert tuple(counted.of_regions(REGIONS[:1]).parameters) == tuple(model.of_regions(REGIONS[:1]).parameters)
 
 
 def test_a_posterior_of_another_problem_cannot_be_scored():
