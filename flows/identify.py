@@ -32,6 +32,8 @@ QUANTITIES = ("kidneys", "lesions")
 """Profiled where nothing is asked for; `lesions` is the mean over the mass of all of them, which no ledger holds."""
 POPULATION = 22  # stream of random numbers, see tdt_core.planning.forecast
 SHOWN_RISE = 3.0
+RISE_90 = 1.353
+"""Rise of the objective at the ends of a 90 % interval, nats: half the chi-square quantile of one degree of freedom."""
 COLOURS = {"posterior": "#1f6f8b", "likelihood": "#b5562b"}
 
 
@@ -161,7 +163,7 @@ def picture(told: Mapping[str, Any]) -> str:
         low, high = min(kept), max(kept)
         frame = Frame((low, high if high > low else low + 1.0), (0.0, SHOWN_RISE), width=460, height=height)
         parts = frame.axes(rows[0]["unit"] or "fitted value", f"{name}: rise of the objective, nats")
-        y = frame.y(1.353)
+        y = frame.y(RISE_90)
         parts.append(rule(*_edges(frame, y), MUTED, 1, "2 3"))
         parts.append(text(frame.x_edges[0] + 4, y - 3, "90 % interval below", fill=MUTED, size=9, halo=PAPER))
         for n, row in enumerate(rows):
@@ -185,6 +187,6 @@ def _parabola(row: Mapping[str, Any], low: float, high: float) -> tuple[list[flo
     scale: Callable[..., Any] = np.log if row["unit"] else np.asarray
     xs = np.linspace(low, high, 60)
     ends = scale(np.array(row["laplace"]))
-    rise = 1.353 * ((scale(xs) - scale(row["best"])) / (0.5 * (ends[1] - ends[0]))) ** 2
+    rise = RISE_90 * ((scale(xs) - scale(row["best"])) / (0.5 * (ends[1] - ends[0]))) ** 2
     shown = rise <= SHOWN_RISE
     return xs[shown].tolist(), rise[shown].tolist()

@@ -14,7 +14,7 @@ from flows.site import Site
 from flows.steps import start_of, therapy_of
 from tdt_core.assimilation import Cycle, smooth, state_model, transition, was_treated
 from tdt_core.assimilation.joint import Smoothed
-from tdt_core.assimilation.target import UNSOLVED
+from tdt_core.assimilation.target import UNSOLVED, by_halves
 from tdt_core.errors import EstimationError, ModelError
 from tdt_core.kinetics import KineticModel
 from tdt_core.parameters import packaged_table
@@ -86,7 +86,12 @@ def _compared(by_filter: FloatArray, by_all: FloatArray, rung: str) -> tuple[Flo
     solved = [np.isfinite(x).all(axis=1) for x in (by_all, by_filter)]
     lost = int(sum((~x).sum() for x in solved))
     if any((~x).mean() > UNSOLVED for x in solved):
-        raise EstimationError(f"{rung} has no solution in {lost} of {sum(x.size for x in solved)} draws")
+        raise EstimationError(
+            f"{rung} has no solution in {lost} of {sum(x.size for x in solved)} draws",
+            expected=f"in less than {UNSOLVED:.0%} of either fit",
+            remedy="use a simpler rung",
+            kind="estimation.unsolved",
+        )
     by_all, by_filter = by_all[solved[0]], by_filter[solved[1]]
     sd = np.maximum(by_all.std(axis=0), 1e-12)
     return (by_filter.mean(axis=0) - by_all.mean(axis=0)) / sd, by_filter.std(axis=0) / sd, lost
@@ -99,13 +104,7 @@ def shift_limit() -> float:
 
 def log_activity(rung: KineticModel, theta: FloatArray, given: Administration) -> FloatArray:
     """(m, n) draws -> (m, regions) ln time-integrated activity, NaN where there is no solution."""
-    try:
-        return np.asarray(np.log(rung.time_integrated_activity(theta, given)))
-    except (EstimationError, ModelError):
-        if len(theta) == 1:
-            return np.full((1, len(rung.regions)), np.nan)
-        half = len(theta) // 2
-        return np.concatenate([log_activity(rung, part, given) for part in (theta[:half], theta[half:])])
+    return by_halves(lambda some: np.asarray(np.log(rung.time_integrated_activity(some, given))), theta, len(rung.regions))
 
 
 def _course(site: Site, newest: str | None, model: str) -> list[TwinState]:

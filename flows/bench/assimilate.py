@@ -32,7 +32,7 @@ from tdt_core.assimilation.experiment import ranks, simulated
 from tdt_core.errors import EstimationError, TwinError, UsageError
 from tdt_core.kinetics import UPTAKE, KineticModel
 from tdt_core.parameters import packaged_table
-from tdt_core.planning.diagnostics import objections
+from tdt_core.planning import limits, objections
 from tdt_core.twin import Evidence, Posterior
 
 FloatArray = npt.NDArray[np.float64]
@@ -42,7 +42,6 @@ RANKS, BINS = 99, 20
 MISFITS = ("none", "rung", "calibration", "shifted", "trend")
 FILTER_SHIFT_SD, FILTER_SD = 0.2, 0.15
 """How near the filter must be to the fit of all cycles: shift of the mean in sd, relative difference of the sd."""
-LIMITED = {"kidneys", "red_marrow"}
 TRUTH, ERRORS, FIT = 31, 32, 33  # streams of random numbers
 
 
@@ -121,6 +120,7 @@ def course(
         seconds = time.perf_counter() - started
         return posterior, virtual.dose(rung, posterior.draws[:, : len(prior.names)], evidence.cycle), seconds
 
+    limited = {x.organ for x in limits()}
     population = population_prior(rung)
     unknowing = virtual.dose(rung, population.draws(draws, np.random.default_rng([seed, FIT])), 1)
     rows: list[dict[str, Any]] = []
@@ -143,7 +143,7 @@ def course(
         said = posterior.diagnostics
         out["alarms"].append(bool(said["innovation_chi2_per_n"] * said["n_obs"] > stats.chi2.ppf(0.99, max(said["n_obs"], 1))))
         out["surprised"].append(bool(said["predictive"]["extreme"]))
-        out["refused"].append(bool(objections(said, posterior.fit_report, rung.regions, LIMITED)))
+        out["refused"].append(bool(objections(said, posterior.fit_report, rung.regions, limited)))
         if cycle:
             out["seconds"].append(seconds)
         interval = virtual.product.interval_h if cycle else 0.0

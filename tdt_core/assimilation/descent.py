@@ -22,6 +22,7 @@ LADDER_NAME = "ladder"
 """What a fit that goes down the ladder is called; its posterior names the rung that was used."""
 
 MISFIT_PROBABILITY = 1e-3
+"""How often a right model's organ counts as misfitting. Assumed."""
 
 LACKING = ("model.amount", "model.ligand", "model.solver", "model.value", "model.flow", "model.coefficient")
 """Kinds of model errors that say what this patient's data lack for a rung; any other is a fault, and stands."""

@@ -27,7 +27,9 @@ from tdt_core.twin import Evidence, Posterior, Sample
 FloatArray = npt.NDArray[np.float64]
 
 DRAWS = 4000
+"""Draws of what is believed: variances are known to sqrt(2 / 4000), 2 %."""
 MOST_SETS = 20_000
+"""Sets that are ranked in one call, a small linear solve each."""
 
 
 @dataclass(frozen=True)
@@ -175,9 +177,9 @@ def _members(problem: Problem, plan: Evidence, sizes: Mapping[str, tuple[int, in
 
 def _with_known(theta: FloatArray, names: tuple[str, ...], belief: Prior | Posterior, rng: np.random.Generator) -> FloatArray:
     """Draws in which the nuisances that a posterior knows take its joint draws, parameters with them."""
-    shared = [(i, belief.names.index(name)) for i, name in enumerate(names) if name in belief.names]
     if not isinstance(belief, Posterior):
         return theta
+    shared = [(i, belief.names.index(name)) for i, name in enumerate(names) if name in belief.names]
     known = belief.mean + rng.standard_normal((len(theta), len(belief.names))) @ belief.cholesky.T
     here, there = (list(x) for x in zip(*shared, strict=True))
     theta[:, here] = known[:, there]

@@ -30,6 +30,7 @@ Estimator = Callable[..., Fit]
 """`estimator(target, rng, **options)`."""
 
 OUTLIER_PASSES = 3
+"""Refits with one more outlier a region; more would fit a wrong model by calling its data wrong. Assumed."""
 ROUNDING = 1e-9
 """A spread of ln activity below this is none: what is left of it is rounding, and no shift is measured by it."""
 
@@ -74,12 +75,22 @@ def assimilate(
     Parameters
     ----------
     prior : over the parameters of `model`, in its order.
+    evidence : administrations, region activities and samples of one cycle.
+    estimator : one of `estimators()`.
     seed : entropy of the random generator, `(root, cycle)`.
+    n_draws : draws of the posterior.
     options : settings of the estimator by name, such as `members`; `starts` of the search for the optimum.
 
     Returns
     -------
     Posterior over model parameters and nuisances (`names` beyond the model's are nuisances, reset in every cycle).
+
+    Raises
+    ------
+    EstimationError : no such estimator, a prior over other parameters, no start with a finite objective, or no solution of the
+        model in too many draws.
+    ModelError : the model has no solution at the prior mean.
+    InputError : a datum before any administration of its nuclide.
 
     Notes
     -----

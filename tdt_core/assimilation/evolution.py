@@ -70,11 +70,15 @@ def evolve(state: TwinState, decision: Decision | None, dt_h: float, inflation: 
     """The prior of the next cycle over the regions of `state`.
 
     Science follows what was given: lesions respond to the therapy of `state`'s own cycle, whatever was decided about the next
-    one. A decision on another state is refused (EstimationError), as is dt_h < 0. `inflation` multiplies the variance of the
-    drift (`inflation.py`).
+    one: a decision changes nothing here, but one on another state is refused (EstimationError), as is dt_h < 0. `inflation`
+    multiplies the variance of the drift (`inflation.py`).
     """
     if decision is not None and decision.state != state.id:
-        raise EstimationError("the decision answers another state", kind="estimation.decision")
+        raise EstimationError(
+            f"the decision answers the state {decision.state[:12]}",
+            expected=f"one that answers {state.id[:12]}",
+            kind="estimation.decision",
+        )
     step = transition(state_model(state), state.cycle, dt_h, treated=was_treated(state))
     return next_prior(state.posterior, step.widened(inflation), state.id)
 

@@ -8,9 +8,9 @@ that patients with other regions and other covariates compare. With x (n,) those
 
 u is what a patient's regions of an organ have in common (and how organs and quantities go together), v each region's own part.
 The packaged prior is shift 0, common diag(share), own 1 - share. What a patient's data say is the factor exp(h'x - x'Lx/2): its
-posterior over the prior that it was fitted under, exact where data and posterior are Gaussian, else as good as the Laplace
-approximation. Fitted by EM with conjugate penalties that count as `mean` and `spread` patients of the packaged population
-(Gelman et al., Bayesian Data Analysis, 3rd ed., 5.4 and 15; Liu and Rubin 1994 for the step of the mean).
+posterior over the prior that it was fitted under, exact where data and posterior are Gaussian, else as good as the Gaussian of
+the posterior's moments. Fitted by EM with conjugate penalties that count as `mean` and `spread` patients of the packaged
+population (Gelman et al., Bayesian Data Analysis, 3rd ed., 5.4 and 15; Liu and Rubin 1994 for the step of the mean).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from tdt_core.assimilation.problem import Prior
+from tdt_core.assimilation.problem import Prior, gained
 from tdt_core.assimilation.relations import common_share, keys_of
 from tdt_core.errors import EstimationError
 from tdt_core.kinetics import KineticModel
@@ -93,17 +93,22 @@ def factor_of_posterior(
     """
     names = tuple(rung.parameters)
     if prior.names != names or mean.shape != (len(names),):
-        raise EstimationError("a posterior over other parameters than its prior", kind="estimation.prior")
+        raise EstimationError(
+            "a posterior over other parameters than its prior",
+            expected=f"the {len(names)} parameters of {rung.name}, in its order, in both",
+            kind="estimation.prior",
+        )
     table = list(packaged_rung.parameters.values())
     sd, median = np.array([p.sd for p in table]), np.array([p.unconstrained for p in table])
     if not (sd > 0).all():
-        raise EstimationError("an estimated parameter without spread in the population", kind="estimation.prior")
-    inverse = np.linalg.inv(np.linalg.cholesky(prior.covariance))
-    narrow, vectors = np.linalg.eigh(inverse @ covariance @ inverse.T)
-    narrow = np.clip(narrow, 1e-12, None)
-    gain = np.maximum(1.0 / narrow - 1.0, 0.0)
+        raise EstimationError(
+            "an estimated parameter without spread in the population",
+            expected="an sd above 0 in the table of the rung",
+            remedy="give it a spread, or estimate it no longer",
+            kind="estimation.prior",
+        )
+    white, narrow, gain = gained(prior.covariance, covariance)
     seen = gain > INFORMED
-    white = vectors.T @ inverse  # of what is white under the prior
     back = white[seen].T
     precision = back @ (gain[seen, None] * white[seen])
     information = back @ ((white[seen] @ (mean - prior.mean)) / narrow[seen]) + precision @ (prior.mean - median)
@@ -198,7 +203,7 @@ def seen_keys(factors: Sequence[Factor], population: Hyper, reduction: float, sh
     """Keys of which at least `share` of the patients' data remove `reduction` of the population's variance.
 
     The others cannot be learned from Gaussian factors: patients tell of them only where they are far out (slow uptake is seen,
-    fast is not), and the Laplace approximation of such data leans to one side in every patient alike.
+    fast is not), and the Gaussian of such a posterior leans to one side in every patient alike.
     """
     told: dict[str, list[float]] = {}
     for factor in factors:

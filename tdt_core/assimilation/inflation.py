@@ -19,7 +19,9 @@ from tdt_core.parameters import packaged_table
 from tdt_core.twin import Posterior, TwinState
 
 RUNNING = 2
+"""Surprising cycles in a row that it takes. Assumed, as is POINT: together by chance once in 1600 pairs of cycles."""
 POINT = 0.975
+"""Share of a right model's cycles that surprise less."""
 
 
 def inflation(innovations: Sequence[tuple[float, int]]) -> float:

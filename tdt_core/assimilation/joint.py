@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from tdt_core.assimilation.evolution import population_prior
 from tdt_core.assimilation.map_laplace import MEMBERS, ROUND, descend, moved
-from tdt_core.assimilation.problem import Prior, Problem, build_problem, factor_of
+from tdt_core.assimilation.problem import Prior, Problem, build_problem, factor_of, settled_sd
 from tdt_core.assimilation.target import Fit, Target, draws_of, laplace
 from tdt_core.assimilation.transitions import Transition
 from tdt_core.errors import EstimationError
@@ -154,7 +154,8 @@ class Smoothed:
 
     @one_blas_thread
     def moved(self, seed: tuple[int, ...], members: int = MEMBERS) -> Smoothed:
-        """The same fit with draws moved from the Laplace Gaussian to the posterior, in one round: moves cost by the cycle."""
+        """The same fit with draws moved from the Laplace Gaussian to the posterior; moves cost by the cycle, so that no round
+        begins after the first `ROUND` of them."""
         target, rng = Target(self.problem, self.sd), np.random.default_rng(list(seed))
         return replace(self, fit=moved(target, self.fit, rng, members, most_moves=ROUND))
 
@@ -183,21 +184,19 @@ def smooth(prior: Prior, cycles: Sequence[Cycle], filtered: Sequence[Posterior])
     EstimationError : a posterior of other data or parameters than its cycle's, or no solution from there.
     """
     problem = build_joint(prior, cycles)
-    sd, theta = [], problem.mean.copy()
+    theta = problem.mean.copy()
+    sd: list[FloatArray] = []
     for posterior, part, own in zip(filtered, problem.parts, problem.own, strict=True):
-        settled = [row["sd_log"] for row in posterior.fit_report if row["status"] != "missing"]
-        if len(settled) != part.y.size or posterior.names != part.names:
-            raise EstimationError(
-                f"a posterior of {len(settled)} data and {len(posterior.names)} parameters for a cycle of {part.y.size} and "
-                f"{len(part.names)}",
-                expected="the filter's posterior of the same evidence and rung",
-                kind="estimation.joint",
-            )
-        sd += settled
+        sd.append(settled_sd(part, posterior, "estimation.joint"))
         theta[own] = posterior.mean
-    target = Target(problem, np.array(sd))
+    target = Target(problem, np.concatenate(sd))
     start = np.asarray(np.linalg.solve(problem.factor, theta - problem.mean), dtype=np.float64)
     value, z = descend(target, start)
     if not np.isfinite(value):
-        raise EstimationError("the fit of all cycles has no solution where the filter ended", kind="estimation.diverged")
+        raise EstimationError(
+            "the fit of all cycles has no solution where the filter ended",
+            expected="a finite objective there",
+            remedy="use a simpler rung for the course",
+            kind="estimation.diverged",
+        )
     return Smoothed(problem, target.sd, laplace(target, z, objectives=(value,)))

@@ -28,10 +28,10 @@ from tdt_core.assimilation.process_noise import Chain, noise_of_cohort
 from tdt_core.assimilation.relations import common_share, group_of, keys_of
 from tdt_core.codec import digest
 from tdt_core.errors import EstimationError
-from tdt_core.kinetics import KineticModel, Sampled
+from tdt_core.kinetics import KineticModel, Sampled, to_natural
 from tdt_core.kinetics.ligands import family
 from tdt_core.kinetics.progeny import FollowsDaughters, Shift
-from tdt_core.parameters import Parameter, ParameterTable, packaged_csv, packaged_table
+from tdt_core.parameters import ParameterTable, packaged_csv, packaged_table
 from tdt_core.twin import Administration, JsonDict, Region
 
 FloatArray = npt.NDArray[np.float64]
@@ -110,7 +110,9 @@ class LearnedPrior:
                 **told,
             )
         except (KeyError, TypeError, ValueError) as e:
-            raise EstimationError(f"no learned prior: {e}", kind="estimation.learned") from e
+            raise EstimationError(
+                f"no learned prior: {e}", expected="what `plain` of a learned prior gives", kind="estimation.learned"
+            ) from e
 
 
 def _rounded(values: FloatArray) -> list[float]:
@@ -257,13 +259,13 @@ class LearnedRung:
     def parameters(self) -> ParameterTable:
         """The rung's parameters with learned medians and spreads, calibrated by this version."""
         prior = self.population
-        spread = np.sqrt(np.diag(prior.covariance))
+        natural, spread = to_natural(self.inner.parameters, prior.mean), np.sqrt(np.diag(prior.covariance))
         known = set(self.learned.hyper.keys)
         source = f"population prior {self.learned.version[:12]}, learned from {self.learned.patients} patients"
         found = []
         for i, (key, p) in enumerate(zip(self._keys, self.inner.parameters.values(), strict=True)):
             if key in known:
-                value = _natural(p, float(prior.mean[i]))
+                value = float(natural[i])
                 p = replace(p, value=value, sd=float(spread[i]), status="calibrated", source=f"{source}; packaged: {p.source}")
             found.append(p)
         return ParameterTable(found)
@@ -386,9 +388,3 @@ def outdated(learned: Iterable[LearnedPrior]) -> list[str]:
         for x in learned
         if x.base != packaged_base()
     ]
-
-
-def _natural(p: Parameter, value: float) -> float:
-    if p.distribution == "lognormal":
-        return float(np.exp(value))
-    return float(1.0 / (1.0 + np.exp(-value))) if p.distribution == "logitnormal" else value

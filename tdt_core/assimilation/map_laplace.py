@@ -23,7 +23,12 @@ FloatArray = npt.NDArray[np.float64]
 MAX_ITERATIONS = 60
 TOLERANCE = 1e-5
 """A step that lowers the objective by less (nats) is the last."""
-STARTS, MEMBERS, MOST_MOVES = 4, 500, 60
+STARTS = 4
+"""Local searches, the first from the prior mean."""
+MEMBERS = 500
+"""Draws that are moved, at the least; they give the posterior's mean and covariance."""
+MOST_MOVES = 60
+"""After so many moves no further round begins."""
 ROUND, MIXED, STILL = 30, 0.95, 0.25
 """A round of moves ends when draws have gone this share of the squared distance between independent ones, or after `ROUND`
 moves; the last one is that whose mean and sd differ from those of the Gaussian moved about by less than `STILL` sd."""
@@ -58,7 +63,12 @@ def fit_map(target: Target, rng: np.random.Generator, starts: int = STARTS) -> F
         if np.isfinite(value) and (best is None or value < best[0]):
             best = (value, z)
     if best is None:
-        raise EstimationError("no start of the fit reached a finite objective", kind="estimation.diverged")
+        raise EstimationError(
+            f"none of {len(objectives)} starts of the fit reached a finite objective",
+            expected="a model with a solution at the prior mean",
+            remedy="use a simpler rung, or narrow the prior",
+            kind="estimation.diverged",
+        )
     worse = sum(1 for v in objectives if np.isfinite(v) and v - best[0] >= DISTINCT_OPTIMUM)
     return laplace(target, best[1], objectives=tuple(objectives), distinct_optima=1 + worse)
 

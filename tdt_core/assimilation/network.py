@@ -10,7 +10,7 @@ physics-informed network by collocation (Raissi et al. 2019) does the reverse: t
 are a penalty at chosen times, and one set of parameters is fitted along with the curves; it gives no posterior. An amortised
 network, trained on simulated patients to answer at once, would be a third kind, and is not here.
 
-The flow works in the coordinates of a Laplace fit (one start) and begins as that Gaussian, so what it learns is how the
+The flow works in the coordinates of a Laplace fit and begins as that Gaussian, so what it learns is how the
 posterior differs from it: bends, skewness, wrong widths. It starts from one mode, and as every fit of this divergence it is
 rather too narrow than too wide.
 """

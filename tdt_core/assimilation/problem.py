@@ -20,7 +20,7 @@ from tdt_core.errors import EstimationError
 from tdt_core.kinetics import KineticModel, Sampled
 from tdt_core.kinetics.ligands import family
 from tdt_core.parameters import Parameter, packaged_table
-from tdt_core.twin import Evidence, Sample
+from tdt_core.twin import Evidence, Posterior, Sample
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -51,6 +51,41 @@ def factor_of(covariance: FloatArray) -> FloatArray:
     """Lower Cholesky factor; a jitter of 1e-12 of the scale admits exactly known directions."""
     scale = float(np.trace(covariance)) / max(len(covariance), 1)
     return np.asarray(np.linalg.cholesky(covariance + 1e-12 * max(scale, 1e-12) * np.eye(len(covariance))))
+
+
+def gained(prior: FloatArray, posterior: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """What the data of a fit say, in directions in which they say it apart: the posterior with its prior divided out.
+
+    Parameters
+    ----------
+    prior, posterior : (n, n) covariances.
+
+    Returns
+    -------
+    white : (n, n), by row a direction of unit variance under the prior.
+    narrow : (n,) variance that the posterior leaves of each.
+    gain : (n,) information of the data, 1 / narrow - 1; none where the posterior is no narrower.
+    """
+    inverse = np.linalg.inv(np.linalg.cholesky(prior))
+    narrow, vectors = np.linalg.eigh(inverse @ posterior @ inverse.T)
+    narrow = np.clip(narrow, 1e-12, None)
+    return np.asarray(vectors.T @ inverse), narrow, np.maximum(1.0 / narrow - 1.0, 0.0)
+
+
+def settled_sd(problem: Problem, posterior: Posterior, kind: str) -> FloatArray:
+    """(d,) errors that a fit of this very problem settled for its data, outliers widened.
+
+    Raises EstimationError of `kind` for a posterior of other data or parameters.
+    """
+    settled = [float(row["sd_log"]) for row in posterior.fit_report if row["status"] != "missing"]
+    if len(settled) != problem.y.size or posterior.names != problem.names:
+        raise EstimationError(
+            f"a posterior of {len(settled)} data and {len(posterior.names)} parameters is of another problem than this one "
+            f"of {problem.y.size} and {len(problem.names)}",
+            expected="a fit of the same prior, evidence and model",
+            kind=kind,
+        )
+    return np.array(settled)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +151,12 @@ def build_problem(prior: Prior, evidence: Evidence, model: KineticModel) -> Prob
     InputError : an activity before any administration of its nuclide.
     """
     if prior.names != tuple(model.parameters):
-        raise EstimationError("the prior and the kinetic model name different parameters", kind="estimation.prior")
+        raise EstimationError(
+            "the prior and the kinetic model name different parameters",
+            expected=f"the {len(tuple(model.parameters))} parameters of {model.name}, in its order",
+            remedy="take `population_prior` of the model, or `adapt` the prior to it",
+            kind="estimation.prior",
+        )
     index = {r.name: i for i, r in enumerate(model.regions)}
     usable: list[Datum] = []
     left_out: list[tuple[Datum, str]] = []

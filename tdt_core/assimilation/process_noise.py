@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from tdt_core.assimilation.problem import Prior
+from tdt_core.assimilation.problem import Prior, gained
 from tdt_core.assimilation.relations import group_of
 from tdt_core.assimilation.transitions import Transition
 from tdt_core.errors import EstimationError
@@ -59,11 +59,7 @@ def link_of(prior: Prior, mean: FloatArray, covariance: FloatArray, keep: Sequen
     """
     at = np.asarray(keep, dtype=int)
     block = np.ix_(at, at)
-    inverse = np.linalg.inv(np.linalg.cholesky(prior.covariance[block]))
-    narrow, vectors = np.linalg.eigh(inverse @ covariance[block] @ inverse.T)
-    narrow = np.clip(narrow, 1e-12, None)
-    gain = np.maximum(1.0 / narrow - 1.0, 0.0)
-    white = vectors.T @ inverse
+    white, narrow, gain = gained(prior.covariance[block], covariance[block])
     told = np.where(gain > 0, (white @ (mean[at] - prior.mean[at])) / narrow, 0.0)
     precision = white.T @ (gain[:, None] * white)
     if onward is not None:

@@ -26,7 +26,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from tdt_core.assimilation.map_laplace import descend
-from tdt_core.assimilation.problem import Prior, Problem, build_problem
+from tdt_core.assimilation.problem import Prior, Problem, build_problem, settled_sd
 from tdt_core.assimilation.target import BOUND, Target
 from tdt_core.errors import EstimationError, ModelError
 from tdt_core.kinetics import KineticModel
@@ -133,13 +133,16 @@ def profiles(
     Raises EstimationError for a posterior of another problem or evidence without a datum.
     """
     problem = build_problem(prior, evidence, model)
-    settled = [float(row["sd_log"]) for row in posterior.fit_report if row["status"] != "missing"]
-    if posterior.names != problem.names or len(settled) != problem.y.size:
-        raise EstimationError("the posterior belongs to another problem", kind="estimation.profile")
-    if not settled:
-        raise EstimationError("no datum that could bound a profile", kind="estimation.profile")
+    sd = settled_sd(problem, posterior, "estimation.profile")
+    if not sd.size:
+        raise EstimationError(
+            "no datum that could bound a profile",
+            expected="at least one that the fit used",
+            remedy="name a state whose cycle has data",
+            kind="estimation.profile",
+        )
     wanted = scalars(problem)
-    return tuple(profile(problem, np.array(settled), posterior.mean, s, b, level) for b in bases for s in wanted)
+    return tuple(profile(problem, sd, posterior.mean, s, b, level) for b in bases for s in wanted)
 
 
 def profile(

@@ -45,7 +45,11 @@ def relation(rung: KineticModel, parameter: str) -> Mapping[str, str]:
     for key in ((organ, quantity), (organ, "*"), ("*", quantity), ("*", "*")):
         if key in rows:
             return rows[key]
-    raise EstimationError(f"no relation for parameter {parameter}", kind="estimation.relations")
+    raise EstimationError(
+        f"no relation for parameter {parameter}",
+        expected=f"a row for {organ} and {quantity}, or for `*`, in kinetics_relations.csv",
+        kind="estimation.relations",
+    )
 
 
 def common_share(rung: KineticModel) -> FloatArray:

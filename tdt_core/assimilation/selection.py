@@ -29,7 +29,7 @@ import numpy.typing as npt
 from scipy import linalg
 
 from tdt_core.assimilation.map_laplace import descend
-from tdt_core.assimilation.problem import Prior, Problem, build_problem
+from tdt_core.assimilation.problem import Prior, Problem, build_problem, settled_sd
 from tdt_core.assimilation.target import Target, censored
 from tdt_core.errors import EstimationError
 from tdt_core.kinetics import KineticModel
@@ -102,15 +102,12 @@ def score(prior: Prior, evidence: Evidence, model: KineticModel, posterior: Post
     EstimationError : the evidence holds no datum that can be used, or the posterior is of another problem.
     """
     problem = build_problem(prior, evidence, model)
-    used = [row for row in posterior.fit_report if row["status"] != "missing"]
     if problem.below.all():
         raise EstimationError(
             "no datum to score a rung by", expected="at least one that is no limit", kind="estimation.selection"
         )
-    if posterior.names != problem.names or len(used) != problem.y.size:
-        raise EstimationError("the posterior belongs to another problem", kind="estimation.selection")
-    sd = np.array([float(row["sd_log"]) for row in used])
-    outliers = sum(row["status"] == "outlier" for row in used)
+    sd = settled_sd(problem, posterior, "estimation.selection")
+    outliers = sum(row["status"] == "outlier" for row in posterior.fit_report)
     start = np.asarray(np.linalg.solve(problem.factor, posterior.mean - problem.mean))
     target = Target(problem, sd)
     return score_at(problem, target.theta(descend(target, start)[1]), sd, outliers)
@@ -236,7 +233,11 @@ def weigh(scores: Mapping[str, Score], basis: Basis = "evidence") -> Weights:
     EstimationError : no scores, an unknown basis, or scores of different data.
     """
     if not scores:
-        raise EstimationError("no rung was fitted, so there is nothing to weigh", kind="estimation.selection")
+        raise EstimationError(
+            "no rung was fitted, so there is nothing to weigh",
+            expected="the score of at least one",
+            kind="estimation.selection",
+        )
     if basis not in BASES:
         raise EstimationError(f"weights by {basis!r}", expected=f"one of {', '.join(BASES)}", kind="estimation.selection")
     if len({s.n_data for s in scores.values()}) > 1:
@@ -277,7 +278,9 @@ def average(
             kind="estimation.selection",
         )
     if len({draws[n].shape[1:] for n in names}) > 1:
-        raise EstimationError("the rungs' draws hold different columns", kind="estimation.selection")
+        raise EstimationError(
+            "the rungs' draws hold different columns", expected="the same regions for every rung", kind="estimation.selection"
+        )
     share = np.array([weights[n] for n in names])
     share = count * share / share.sum()
     counts = np.floor(share).astype(int)

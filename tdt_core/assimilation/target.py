@@ -8,7 +8,7 @@ z is white under the prior, so steps, bounds and distances mean the same in ever
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -91,14 +91,8 @@ class Target:
         return np.where(np.isfinite(r).all(axis=1, keepdims=True), r, np.inf)
 
     def predicted(self, theta: FloatArray) -> FloatArray:
-        """(m, p) theta -> (m, d) ln MBq, NaN without a solution: one batch, by halves where it fails."""
-        try:
-            return self.problem.predict(theta)
-        except (EstimationError, ModelError):
-            if len(theta) == 1:
-                return np.full((1, self.problem.y.size), np.nan)
-            half = len(theta) // 2
-            return np.concatenate([self.predicted(theta[:half]), self.predicted(theta[half:])])
+        """(m, p) theta -> (m, d) ln MBq, NaN without a solution."""
+        return by_halves(self.problem.predict, theta, self.problem.y.size)
 
     def objective(self, z: FloatArray) -> FloatArray:
         """(m, p) -> (m,) J, nats; infinite where the model has no solution."""
@@ -116,6 +110,17 @@ class Target:
             r = (self.problem.y - self.problem.predict(self.theta(z))[0]) / self.sd
             h[below] *= censored(r[below])[1][:, None]
         return h
+
+
+def by_halves(work: Callable[[FloatArray], FloatArray], theta: FloatArray, width: int) -> FloatArray:
+    """(m, p) theta -> (m, width) of `work`, NaN without a solution: one batch, and by halves where it fails."""
+    try:
+        return work(theta)
+    except (EstimationError, ModelError):
+        if len(theta) == 1:
+            return np.full((1, width), np.nan)
+        half = len(theta) // 2
+        return np.concatenate([by_halves(work, part, width) for part in (theta[:half], theta[half:])])
 
 
 def censored(u: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -23,8 +23,9 @@ FloatArray = npt.NDArray[np.float64]
 KEEP = 0.5
 """Effective sample size after a rise in temperature, as a share of the particles."""
 MIXED = 0.7
-"""Correlation with the start of the moves that is low enough: 1 - MIXED."""
+"""Share of the squared distance between independent particles that moves must go: a correlation of 0.3 with their start."""
 NO_SOLUTION = 1e12
+"""Half the squared residuals (nats) of a place without a solution: finite, so that weights stay numbers, and never drawn."""
 
 
 def smc(target: Target, rng: np.random.Generator, members: int | None = None, most_moves: int = 40) -> Fit:
