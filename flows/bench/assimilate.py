@@ -29,6 +29,7 @@ from flows.bench.resumable import by_patient
 from flows.bench.virtual import QUANTITIES, drawn, told_of
 from tdt_core.assimilation import Cycle, Prior, assimilate, next_prior, population_prior, smooth, transition
 from tdt_core.assimilation.experiment import ranks, simulated
+from tdt_core.assimilation.inflation import innovation
 from tdt_core.errors import EstimationError, TwinError, UsageError
 from tdt_core.kinetics import UPTAKE, KineticModel
 from tdt_core.parameters import packaged_table
@@ -122,7 +123,7 @@ def course(
 
     limited = {x.organ for x in limits()}
     population = population_prior(rung)
-    unknowing = virtual.dose(rung, population.draws(draws, np.random.default_rng([seed, FIT])), 1)
+    unknowing = virtual.dose(rung, population.draws(draws, np.random.default_rng([seed, FIT, 300])), 1)
     rows: list[dict[str, Any]] = []
     out: dict[str, Any] = {"seed": seed, "seconds": [], "alarms": [], "surprised": [], "refused": []}
     prior, found = population, unknowing
@@ -141,7 +142,8 @@ def course(
         posterior, found, seconds = fitted(prior, evidence)
         rows += [told_of(q, truth[q], found[q]) | {"cycle": cycle, "what": "posterior"} for q in QUANTITIES]
         said = posterior.diagnostics
-        out["alarms"].append(bool(said["innovation_chi2_per_n"] * said["n_obs"] > stats.chi2.ppf(0.99, max(said["n_obs"], 1))))
+        chi2, compared = innovation(posterior)
+        out["alarms"].append(bool(chi2 * compared > stats.chi2.ppf(0.99, max(compared, 1))))
         out["surprised"].append(bool(said["predictive"]["extreme"]))
         out["refused"].append(bool(objections(said, posterior.fit_report, rung.regions, limited)))
         if cycle:

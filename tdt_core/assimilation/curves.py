@@ -24,8 +24,8 @@ from tdt_core.twin import Region
 
 FloatArray = npt.NDArray[np.float64]
 
-TIED = 0.5
-"""Regions whose parameters correlate more in the prior (two kidneys) are drawn together."""
+TIED = 0.6
+"""Regions whose parameters correlate more in the prior (two kidneys, not two lesions) are drawn together."""
 
 
 def with_tempered_curves(

@@ -192,6 +192,7 @@ def _diagnostics(
         "two_j": two_j,
         "two_j_per_n": two_j / d if d else 0.0,
         "innovation_chi2_per_n": innovation_chi2 / max(int(seen.sum()), 1),
+        "innovation_n": int(seen.sum()),
         "misfit_by_organ": _misfit_by_organ(problem, fit, model),
         "effective_parameters": float((information / (1.0 + information)).sum()),
         "distinct_optima": fit.distinct_optima,

@@ -46,5 +46,6 @@ def innovations_of(chain: Sequence[TwinState]) -> list[tuple[float, int]]:
 
 
 def innovation(posterior: Posterior) -> tuple[float, int]:
-    """Chi-square per datum and number of data of one fit."""
-    return float(posterior.diagnostics["innovation_chi2_per_n"]), int(posterior.diagnostics["n_obs"])
+    """Chi-square per datum of one fit, and number of data that were compared: those below a limit are not."""
+    said = posterior.diagnostics
+    return float(said["innovation_chi2_per_n"]), int(said.get("innovation_n", said["n_obs"]))  # older states lack the second

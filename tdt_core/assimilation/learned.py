@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from importlib import resources
 from typing import Any, cast
 
@@ -29,6 +29,7 @@ from tdt_core.assimilation.relations import common_share, group_of, keys_of
 from tdt_core.codec import digest
 from tdt_core.errors import EstimationError
 from tdt_core.kinetics import KineticModel, Sampled, to_natural
+from tdt_core.kinetics.ladder import Separable
 from tdt_core.kinetics.ligands import family
 from tdt_core.kinetics.progeny import FollowsDaughters, Shift
 from tdt_core.parameters import ParameterTable, packaged_csv, packaged_table
@@ -244,6 +245,9 @@ class LearnedRung:
         self.inner, self.learned = inner, learned
         self._keys = keys_of(inner)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return with_learned, (self.inner, (self.learned,))  # its class is made when asked for
+
     @cached_property
     def population(self) -> Prior:
         """The prior of a patient that nothing is measured of, over this rung's parameters."""
@@ -328,19 +332,26 @@ class _Daughters:
         return cast(FollowsDaughters, self.inner).daughter_shifts(theta, administration, times_h, quantities)
 
 
-class _WithSamples(_Samples, LearnedRung):
-    pass
+class _Curves:
+    """What a rung with regions of their own curves has beyond."""
+
+    inner: KineticModel
+
+    @property
+    def separable(self) -> tuple[Region, ...]:
+        return cast(Separable, self.inner).separable
+
+    def of_regions(self, regions: Sequence[Region]) -> KineticModel:
+        return cast(Separable, self.inner).of_regions(regions)
 
 
-class _WithDaughters(_Daughters, LearnedRung):
-    pass
+_BEYOND: Mapping[type, type] = {Sampled: _Samples, FollowsDaughters: _Daughters, Separable: _Curves}
+"""Protocol that some rungs meet -> what a learned rung then has."""
 
 
-class _WithBoth(_Samples, _Daughters, LearnedRung):
-    pass
-
-
-_KINDS = {(False, False): LearnedRung, (True, False): _WithSamples, (False, True): _WithDaughters, (True, True): _WithBoth}
+@cache
+def _kind(beyond: tuple[type, ...]) -> type[LearnedRung]:
+    return type("LearnedRung", (*beyond, LearnedRung), {})
 
 
 def with_learned(rung: KineticModel, priors: Sequence[LearnedPrior]) -> KineticModel:
@@ -348,7 +359,7 @@ def with_learned(rung: KineticModel, priors: Sequence[LearnedPrior]) -> KineticM
     own = [p for p in priors if (p.model, p.ligand) == (rung.name, family(rung.ligand))]
     if not own or isinstance(rung, LearnedRung):
         return rung
-    return _KINDS[isinstance(rung, Sampled), isinstance(rung, FollowsDaughters)](rung, own[-1])
+    return _kind(tuple(more for protocol, more in _BEYOND.items() if isinstance(rung, protocol)))(rung, own[-1])
 
 
 def without_learned(rung: KineticModel) -> KineticModel:

@@ -19,6 +19,7 @@ from tdt_core.assimilation.observations import Datum, Group, data_of, groups_of,
 from tdt_core.errors import EstimationError
 from tdt_core.kinetics import KineticModel, Sampled
 from tdt_core.kinetics.ligands import family
+from tdt_core.kinetics.whole_body import FORMS
 from tdt_core.parameters import Parameter, packaged_table
 from tdt_core.twin import Evidence, Posterior, Sample
 
@@ -167,7 +168,8 @@ def build_problem(prior: Prior, evidence: Evidence, model: KineticModel) -> Prob
         else:
             left_out.append((datum, reason))
     organ = {r.name: r.organ for r in model.regions}
-    settings = _Settings(model.name, family(model.ligand), organ)
+    rungs = (model.name, "whole_body") if model.name in FORMS else (model.name,)
+    settings = _Settings(rungs, family(model.ligand), organ)
     nuisances, design = _nuisances(usable, settings)
     sd = np.array([np.hypot(independent_sd(d), settings.model_error(d.name)) for d in usable])
     n, k = len(prior.names), len(nuisances)
@@ -199,21 +201,22 @@ class _Nuisance(NamedTuple):
 class _Settings(NamedTuple):
     """What `assimilation.csv` says of a rung, a ligand family and the organ of each region."""
 
-    rung: str
+    rungs: tuple[str, ...]
+    """The rung, then the one whose calibration holds for it where it has none of its own."""
     ligand_family: str
     organ: Mapping[str, str]
 
     def model_error(self, region: str) -> float:
         """Sd of ln activity beside the measured error budget."""
         organ = self.organ.get(region, region)  # a kind of sample stands for itself
-        own = f"model_error.{self.rung}"
-        last = f"model_error.{organ}", "model_error.default"
-        return self._row(f"{own}.{self.ligand_family}.{organ}", f"{own}.{organ}", *last).value
+        own = [f"model_error.{rung}.{x}{organ}" for rung in self.rungs for x in (f"{self.ligand_family}.", "")]
+        return self._row(*own, f"model_error.{organ}", "model_error.default").value
 
     def transfer(self, region: str) -> _Nuisance:
         """ln of an early image of the imaging agent over what the therapy's curve says of that time."""
         last = f"{self.ligand_family}.{self.organ[region]}"
-        row = self._row(f"transfer.{self.rung}.{last}", f"transfer.{last}", "transfer.default")
+        own = [f"transfer.{rung}.{last}" for rung in self.rungs]
+        row = self._row(*own, f"transfer.{last}", "transfer.default")
         return _Nuisance(row.value, row.sd)
 
     @staticmethod

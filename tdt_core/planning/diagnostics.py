@@ -40,7 +40,8 @@ def objections(
     ]
     shift = diagnostics["linearity_shift_by_region"]
     worst = max((float(shift[name]) for name in shift if organ_of[name] in limited_organs), default=0.0)
-    if worst > MAX_LINEARITY_SHIFT_SD and "moves" not in diagnostics.get("estimator", {}):  # draws of the Gaussian itself
+    mixed = diagnostics.get("estimator", {}).get("mixed", False)  # else draws are the Gaussian's, or on their way from there
+    if worst > MAX_LINEARITY_SHIFT_SD and not mixed:
         found.append(f"the Laplace approximation is poor: draws shift the dose by {worst:.2f} sd")
     seen = {organ_of.get(row["region"], "") for row in fit_report if row["status"] != "missing"}  # samples are of no region
     found += [

@@ -8,6 +8,7 @@ from scipy import stats
 
 from tdt_core.assimilation import Prior, assimilate, build_problem, population_prior
 from tdt_core.assimilation.experiment import simulated
+from tdt_core.assimilation.inflation import innovation
 from tdt_core.assimilation.target import Target, censored
 from tdt_core.errors import InputError
 from tdt_core.kinetics import rung_for
@@ -191,6 +192,7 @@ def test_a_value_below_the_limit_pulls_the_prediction_down_and_a_limit_far_above
     assert high == pytest.approx(usual, rel=0.2)  # median of draws beside the mode
     np.testing.assert_allclose(posterior.mean[: len(prior.names)], prior.mean, atol=1e-3)
     assert posterior.diagnostics["innovation_chi2_per_n"] == 0.0
+    assert innovation(posterior) == (0.0, 0)  # a limit is compared with nothing, and counts as none
 
 
 def test_the_objective_with_a_limit_has_the_gradient_that_the_fit_uses(rung):

@@ -122,8 +122,10 @@ def test_diagnostics_that_fail_become_objections_in_words():
     assert objections_to() == ()
     assert "does not fit" in objections_to(misfit_by_organ={"kidneys": {"two_j": 40.0, "n_obs": 8}})[0]
     assert "Laplace" in objections_to(linearity_shift_by_region={"kidney_left": 0.9})[0]
-    # of moved draws it is the posterior's own skewness
-    assert objections_to(linearity_shift_by_region={"kidney_left": 0.9}, estimator={"moves": 20}) == ()
+    # of draws moved until they mixed it is the posterior's own skewness
+    far = {"linearity_shift_by_region": {"kidney_left": 0.9}}
+    assert objections_to(**far, estimator={"moves": 20, "mixed": True}) == ()
+    assert "Laplace" in objections_to(**far, estimator={"moves": 60, "mixed": False})[0]
     assert "assumed, not learned" in objections_to(({"region": "kidney_left", "status": "missing"},))[0]
     assert "no usable" in objections_to(n_obs=0, misfit_by_organ={})[0]
 

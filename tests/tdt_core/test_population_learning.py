@@ -1,6 +1,7 @@
 """Laws of learning a population from closed patients: limits, recovery, order, the gate, and what a learned prior does."""
 
 import dataclasses
+import pickle
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from tdt_core.assimilation.problem import Prior
 from tdt_core.assimilation.relations import keys_of
 from tdt_core.errors import EstimationError
 from tdt_core.kinetics import Sampled, rung_for
+from tdt_core.kinetics.ladder import Separable
 from tdt_core.twin import Administration, ErrorBudget, Evidence, Patient, Region, RegionActivity
 
 KEYS = ("kidneys.uptake", "liver.uptake", "lesions.uptake")
@@ -277,6 +279,16 @@ def test_a_learned_prior_says_where_its_numbers_come_from(rung, learned):
     assert learned.version in prior.origin
     np.testing.assert_allclose([p.unconstrained for p in found.parameters.values()], prior.mean, rtol=1e-9)
     np.testing.assert_allclose([p.sd for p in found.parameters.values()], np.sqrt(np.diag(prior.covariance)), rtol=1e-9)
+
+
+def test_a_learned_rung_keeps_what_its_rung_can_do_and_survives_a_journey(rung, learned):
+    found = with_learned(rung, [learned])
+    assert isinstance(found, Separable)
+    assert found.separable == rung.separable
+    assert tuple(found.of_regions(REGIONS[:1]).parameters) == tuple(rung.of_regions(REGIONS[:1]).parameters)
+    again = pickle.loads(pickle.dumps(found))
+    np.testing.assert_array_equal(population_prior(again).mean, population_prior(found).mean)
+    assert isinstance(again, Separable)
 
 
 def test_parameters_that_were_not_learned_stay_as_packaged(learned):
