@@ -45,6 +45,7 @@ def crank_nicolson(
     known: tuple[FloatArray, FloatArray] | None = None,
     visit: Callable[[FloatArray], None] | None = None,
     staying: int = 0,
+    adapt: bool = True,
 ) -> Moved:
     """Move (m, p) members until they are mixed, or `most` times.
 
@@ -54,6 +55,7 @@ def crank_nicolson(
     known : what `evaluate` gives of the first places, where that is known.
     mixed : squared distance gone that is enough, as a share of that between independent members now and at the start.
     visit : is told the places after each move.
+    adapt : whether the step follows the share that is accepted; with a fixed one an odd number of moves is reversible.
     staying : number of last coordinates that stay in every other move; whether members are mixed is judged by the others.
     """
     start, free = u, u.shape[1] - staying
@@ -69,7 +71,8 @@ def crank_nicolson(
             accepted = np.log(rng.random(len(u))) < there - density
         u = np.where(accepted[:, None], trial, u)
         density, carried = np.where(accepted, there, density), np.where(accepted, kept, carried)
-        steps[kind] = float(np.clip(steps[kind] * np.exp(accepted.mean() - ACCEPTANCE), 0.02, 0.98))
+        if adapt:
+            steps[kind] = float(np.clip(steps[kind] * np.exp(accepted.mean() - ACCEPTANCE), 0.02, 0.98))
         if visit:
             visit(u)
         if np.square(u - start)[:, :free].sum(axis=1).mean() >= mixed * _apart(u[:, :free], start[:, :free]):

@@ -18,7 +18,6 @@ from scipy.sparse.csgraph import connected_components
 from tdt_core.assimilation.problem import Prior, Problem, build_problem
 from tdt_core.assimilation.target import Target
 from tdt_core.assimilation.tempered import smc
-from tdt_core.kinetics import KineticModel
 from tdt_core.kinetics.ladder import Separable
 from tdt_core.twin import Region
 
@@ -38,13 +37,13 @@ def with_tempered_curves(
     what is shared.
     """
     problem, again = target.problem, np.zeros(target.size, dtype=np.bool_)
-    if not isinstance(problem, Problem) or not isinstance(model := problem.model, Separable):
+    if not isinstance(problem, Problem):
         return theta, again
     theta = theta.copy()
     seen = {datum.name for datum in problem.data}
-    regions = [r for r in model.separable if r.name in seen]
+    regions = [r for r in curved(problem) if r.name in seen]
     for group in _tied(problem, regions):
-        part = _alone(problem, model.of_regions(group))
+        part = alone(problem, group)
         rows = [problem.data.index(datum) for datum in part.data]
         sample = smc(Target(part, target.sd[rows]), rng, members=len(theta)).sample
         assert sample is not None
@@ -71,12 +70,19 @@ def _tied(problem: Problem, regions: Sequence[Region]) -> list[list[Region]]:
     return [[r for r, g in zip(regions, group, strict=True) if g == k] for k in range(count)]
 
 
-def _alone(problem: Problem, model: KineticModel) -> Problem:
-    """The problem of some regions, under their part of the prior."""
+def curved(problem: Problem) -> tuple[Region, ...]:
+    """Regions of a problem that have curves of their own."""
+    return problem.model.separable if isinstance(problem.model, Separable) else ()
+
+
+def alone(problem: Problem, group: Sequence[Region]) -> Problem:
+    """The problem of some regions with curves of their own, under their part of the prior."""
+    assert isinstance(problem.model, Separable)
+    model = problem.model.of_regions(group)
     names = tuple(model.parameters)
     at = [problem.names.index(name) for name in names]
     covariance = (problem.factor @ problem.factor.T)[np.ix_(at, at)]
-    regions = {r.name for r in model.regions}
+    regions = {r.name for r in group}
     activities = problem.evidence.activities
     own = replace(problem.evidence, activities=tuple(a for a in activities if a.region in regions), samples=())
     return build_problem(Prior(names, problem.mean[at], covariance, "its part of the whole prior"), own, model)

@@ -8,6 +8,7 @@ the data hardly tell is skew, and the ranks of the truth among Laplace draws lea
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,9 @@ from scipy import linalg
 
 from tdt_core.assimilation.crank_nicolson import crank_nicolson
 from tdt_core.assimilation.curves import with_tempered_curves
+from tdt_core.assimilation.second_order import expanded
 from tdt_core.assimilation.target import Fit, Target, check_solved, laplace, with_sample
+from tdt_core.assimilation.tempered import NO_SOLUTION, resampled
 from tdt_core.errors import EstimationError
 
 FloatArray = npt.NDArray[np.float64]
@@ -32,6 +35,11 @@ MOST_MOVES = 60
 ROUND, MIXED, STILL = 30, 0.95, 0.25
 """A round of moves ends when draws have gone this share of the squared distance between independent ones, or after `ROUND`
 moves; the last one is that whose mean and sd differ from those of the Gaussian moved about by less than `STILL` sd."""
+ROUND_NEAR, MOST_NEAR = 60, 180
+"""The same under the expansion to second order, where a move takes 2 ms: always all of them."""
+EXACT, WITHIN, ENOUGH = 4, 9, 0.2
+"""Moves by the posterior itself after that, each with this many (odd, so that they are reversible) under the expansion as its
+proposal; with a smaller share accepted the expansion is no help, and members do not count as mixed."""
 GAUSSIAN = 0.05
 """With a smaller sd of ln (posterior / Laplace Gaussian) over its draws (nats) the two are the same, and nothing is moved."""
 DISTINCT_OPTIMUM = 3.0
@@ -110,10 +118,13 @@ def moved(
 ) -> Fit:
     """The Laplace fit with draws of the posterior and their moments; the same fit where the posterior is the Gaussian.
 
-    Draws of the Laplace Gaussian are moved in rounds, each about a Gaussian fitted to where the members are, until its moments
-    stand still. Moments are those of all places in the second half of a round, their covariance shrunk toward that of the
-    Gaussian moved about by p / (p + n) for p parameters and n members. Curves that are drawn again (`with_tempered_curves`)
-    move every other time only: what no Gaussian describes is slow to move about one, and would hold up the rest.
+    Draws of the Laplace Gaussian are moved about a Gaussian fitted to where they are (`_settled`), where the problem has a body
+    under its expansion to second order (`second_order`), a hundred cheap moves. These draws are then weighted, resampled and
+    moved on by the posterior itself: a proposal is the end of several moves under the expansion, and is accepted by what the
+    expansion lacks. Where there is nothing to expand, the moves are those of the posterior from the beginning.
+
+    Moments are those of the places visited, their covariance shrunk toward that of the Gaussian moved about by p / (p + n) for
+    p parameters and n members.
     """
     if not most_moves or not target.sd.size:
         return fit
@@ -124,28 +135,99 @@ def moved(
     check_solved(lost := members - int(np.isfinite(excess).sum()), members)
     if not lost and excess.std() < GAUSSIAN:
         return fit
-    known: tuple[FloatArray, FloatArray] | None = (excess, excess)
     theta, drawn = with_tempered_curves(target, target.theta(about.places(u)), rng)
-    if staying := int(drawn.sum()):
-        z, known = target.white(theta), None
+    z, staying = target.white(theta), int(drawn.sum())
+    if staying:
         about = about.ordered(np.argsort(drawn, kind="stable"))
         about, _ = about.fitted(about.white(z), members)
-        u = about.white(z)
-    made = 0
+    notes: dict[str, Any] = {"draws_without_solution": lost, "members": members}
+    near = expanded(target, fit)
+    if near is None:
+        found = _settled(target, about, z, rng, staying, ROUND, most_moves, early=True)
+        notes |= {"moves": found.moves, "mixed": found.mixed}
+    else:
+        found = _settled(near, about, z, rng, staying, ROUND_NEAR, MOST_NEAR, early=False)
+        found, accepted = _corrected(target, near, found, rng, staying)
+        notes |= {"moves": EXACT, "mixed": found.mixed, "accepted": accepted, "moves_expanded": found.moves}
+    g = found.about
+    return with_sample(target, fit, found.z, g.centre, g.root @ g.root.T, notes=notes)
+
+
+class _Settled(NamedTuple):
+    """Members z (m, p), the Gaussian about them, the step of their moves, moves made, whether mixed and standing still."""
+
+    z: FloatArray
+    about: _Gaussian
+    step: float
+    moves: int
+    mixed: bool
+
+
+def _settled(
+    target: Target,
+    about: _Gaussian,
+    z: FloatArray,
+    rng: np.random.Generator,
+    staying: int,
+    moves: int,
+    most: int,
+    early: bool,
+) -> _Settled:
+    """Members z (m, p) moved in rounds of `moves`, about `most` in all; `early`: no more than it takes.
+
+    Each round is about the Gaussian that the round before found. The last `staying` coordinates move every other time only:
+    what no Gaussian describes is slow to move about one, and would hold up the rest. With `early` a round ends when members are
+    mixed, and the last one is that which leaves its Gaussian standing.
+    """
+    members, made, step, enough = len(z), 0, 0.5, MIXED if early else np.inf
     while True:
         visited: list[FloatArray] = []
 
         def evaluate(u: FloatArray, about: _Gaussian = about) -> tuple[FloatArray, FloatArray]:
             return (excess := about.excess(target, u)), excess
 
-        found = crank_nicolson(evaluate, u, rng, mixed=MIXED, most=ROUND, known=known, visit=visited.append, staying=staying)
-        made, solved, z = made + found.made, np.isfinite(found.carried), about.places(found.u)
+        found = crank_nicolson(
+            evaluate, about.white(z), rng, mixed=enough, most=moves, step=step, visit=visited.append, staying=staying
+        )
+        solved, made, step, z = np.isfinite(found.carried), made + found.made, found.step, about.places(found.u)
         about, still = about.fitted(np.concatenate([at[solved] for at in visited[len(visited) // 2 :]]), members)
-        if still or made >= most_moves:
-            break
-        u, known = about.white(z), None
-    notes = {"draws_without_solution": lost, "members": members, "moves": made, "mixed": bool(found.mixed and still)}
-    return with_sample(target, fit, z[solved], about.centre, about.root @ about.root.T, notes=notes)
+        if made >= most or (early and still):
+            return _Settled(z[solved], about, step, made, still and (found.mixed or not early))
+
+
+def _corrected(target: Target, near: Target, found: _Settled, rng: np.random.Generator, staying: int) -> tuple[_Settled, float]:
+    """Members of the posterior from members of an approximation `near` it, and the share of proposals that was accepted.
+
+    They are resampled by the ratio of the two and moved `EXACT` times. Moves under `near` are reversible there, so that their
+    end is accepted with the ratio at the end over that at the beginning.
+    """
+    about, step = found.about, found.step
+
+    def of_near(u: FloatArray) -> tuple[FloatArray, FloatArray]:
+        return (excess := about.excess(near, u)), excess
+
+    def ratio(z: FloatArray) -> FloatArray:
+        with np.errstate(invalid="ignore"):
+            return np.nan_to_num(near.objective(z) - target.objective(z), nan=-np.inf)
+
+    excess = ratio(found.z)
+    check_solved(int((~np.isfinite(excess)).sum()), len(excess))
+    chosen = resampled(np.minimum(-excess, NO_SOLUTION), 1.0, rng)
+    z, excess = found.z[chosen], excess[chosen]
+    visited, shares = [], []
+    for _ in range(EXACT):
+        moved_ = crank_nicolson(
+            of_near, about.white(z), rng, mixed=np.inf, most=WITHIN, step=step, staying=staying, adapt=False
+        )
+        trial = about.places(moved_.u)
+        there = ratio(trial)
+        accepted = np.log(rng.random(len(z))) < there - excess
+        z, excess = np.where(accepted[:, None], trial, z), np.where(accepted, there, excess)
+        visited.append(about.white(z))
+        shares.append(float(accepted.mean()))
+    share = float(np.mean(shares))
+    about, _ = about.fitted(np.concatenate(visited), len(z))
+    return found._replace(z=z, about=about, mixed=found.mixed and share > ENOUGH), share
 
 
 @dataclass(frozen=True, eq=False)

@@ -119,9 +119,17 @@ class Problem:
     def predict(self, theta: FloatArray) -> FloatArray:
         """(m, p) theta -> (m, d) predicted ln MBq, nuisances included."""
         theta = np.atleast_2d(theta)
-        out = theta[:, self.n_model :] @ self._design.T
+        return self.shifts(theta) + self.unshifted(theta[:, : self.n_model])
+
+    def shifts(self, theta: FloatArray) -> FloatArray:
+        """(m, p) theta -> (m, d) by what nuisances shift ln MBq."""
+        return np.asarray(theta[:, self.n_model :] @ self._design.T)
+
+    def unshifted(self, theta: FloatArray) -> FloatArray:
+        """(m, n_model) theta of the model -> (m, d) predicted ln MBq without nuisances."""
+        out = np.zeros((len(theta), self.y.size))
         for group in self._groups:
-            out[:, group.where] += group.log_sum(self._activity(group, theta))
+            out[:, group.where] = group.log_sum(self._activity(group, theta))
         return out
 
     def _activity(self, group: Group, theta: FloatArray) -> FloatArray:

@@ -37,8 +37,7 @@ def smc(target: Target, rng: np.random.Generator, members: int | None = None, mo
     while temperature < 1.0 and target.sd.size:
         rise = _rise(data, 1.0 - temperature)
         temperature = min(1.0, temperature + rise)
-        weight = np.exp(-rise * data - logsumexp(-rise * data))
-        chosen = _systematic(weight, rng)
+        chosen = resampled(data, rise, rng)
         z, found = _moved(target, z[chosen], data[chosen], temperature, step, most_moves, rng)
         data, step = found.carried, found.step
         stages, moves, short = stages + 1, moves + found.made, short + (not found.mixed)
@@ -63,10 +62,10 @@ def _rise(data: FloatArray, most: float) -> float:
     return most if excess(most) >= 0 else float(brentq(excess, 0.0, most, xtol=1e-10 * most))
 
 
-def _systematic(weight: FloatArray, rng: np.random.Generator) -> npt.NDArray[np.intp]:
-    """Members by systematic resampling."""
-    n = len(weight)
-    edges = np.cumsum(weight)
+def resampled(data: FloatArray, rise: float, rng: np.random.Generator) -> npt.NDArray[np.intp]:
+    """(m,) members by systematic resampling with weights exp(-rise data)."""
+    n = len(data)
+    edges = np.cumsum(np.exp(-rise * data - logsumexp(-rise * data)))
     edges[-1] = 1.0
     return np.searchsorted(edges, (rng.random() + np.arange(n)) / n, side="right").clip(max=n - 1)
 
