@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -43,11 +44,9 @@ def with_tempered_curves(
     seen = {datum.name for datum in problem.data}
     regions = [r for r in curved(problem) if r.name in seen]
     for group in _tied(problem, regions):
-        part = alone(problem, group)
-        rows = [problem.data.index(datum) for datum in part.data]
+        part, rows, at = alone(problem, group)
         sample = smc(Target(part, target.sd[rows]), rng, members=len(theta)).sample
         assert sample is not None
-        at = np.array([problem.names.index(name) for name in part.names])
         own = np.array([name.startswith(tuple(f"{r.name}." for r in group)) for name in part.names])
         centred = sample - sample.mean(axis=0)
         slope = np.linalg.lstsq(centred[:, ~own], centred[:, own], rcond=None)[0]
@@ -75,7 +74,15 @@ def curved(problem: Problem) -> tuple[Region, ...]:
     return problem.model.separable if isinstance(problem.model, Separable) else ()
 
 
-def alone(problem: Problem, group: Sequence[Region]) -> Problem:
+class Part(NamedTuple):
+    """A problem, and which data and parameters (nuisances with them) of the whole one it has."""
+
+    problem: Problem
+    rows: npt.NDArray[np.intp]
+    columns: npt.NDArray[np.intp]
+
+
+def alone(problem: Problem, group: Sequence[Region]) -> Part:
     """The problem of some regions with curves of their own, under their part of the prior."""
     assert isinstance(problem.model, Separable)
     model = problem.model.of_regions(group)
@@ -85,4 +92,6 @@ def alone(problem: Problem, group: Sequence[Region]) -> Problem:
     regions = {r.name for r in group}
     activities = problem.evidence.activities
     own = replace(problem.evidence, activities=tuple(a for a in activities if a.region in regions), samples=())
-    return build_problem(Prior(names, problem.mean[at], covariance, "its part of the whole prior"), own, model)
+    part = build_problem(Prior(names, problem.mean[at], covariance, "its part of the whole prior"), own, model)
+    rows, columns = ([whole.index(x) for x in some] for whole, some in ((problem.data, part.data), (problem.names, part.names)))
+    return Part(part, np.array(rows, dtype=np.intp), np.array(columns, dtype=np.intp))

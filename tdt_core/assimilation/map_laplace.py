@@ -119,7 +119,7 @@ def moved(
     """The Laplace fit with draws of the posterior and their moments; the same fit where the posterior is the Gaussian.
 
     Draws of the Laplace Gaussian are moved about a Gaussian fitted to where they are (`_settled`), where the problem has a body
-    under its expansion to second order (`second_order`), a hundred cheap moves. These draws are then weighted, resampled and
+    under its expansion to second order (`second_order`), `MOST_NEAR` cheap moves. These draws are then weighted, resampled and
     moved on by the posterior itself: a proposal is the end of several moves under the expansion, and is accepted by what the
     expansion lacks. Where there is nothing to expand, the moves are those of the posterior from the beginning.
 

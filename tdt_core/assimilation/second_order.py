@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from tdt_core.assimilation.curves import alone, curved
+from tdt_core.assimilation.curves import Part, alone, curved
 from tdt_core.assimilation.problem import Problem
 from tdt_core.assimilation.target import Fit, Target
 from tdt_core.errors import EstimationError, ModelError
@@ -32,7 +32,7 @@ class SecondOrder:
     """
 
     whole: Problem
-    curves: Problem | None
+    curves: Part | None
     rows: IntArray
     columns: IntArray
     place: FloatArray
@@ -73,8 +73,8 @@ class SecondOrder:
         i, j, coefficients = self._pairs
         out[:, self.rows] += self.constant + w @ self.slope + (w[:, i] * w[:, j]) @ coefficients
         if self.curves is not None:
-            own, rows = self._of_curves
-            out[:, rows] += self.curves.unshifted(theta[:, own])
+            part, at, own = self.curves
+            out[:, at] += part.unshifted(theta[:, own[: part.n_model]])
         return out
 
     @cached_property
@@ -82,15 +82,6 @@ class SecondOrder:
         """Each pair of directions once, and its coefficients (pairs, k)."""
         i, j = np.triu_indices(len(self.columns))
         return i, j, (np.where(i == j, 0.5, 1.0)[:, None] * self.bend[i, :, j])
-
-    @cached_property
-    def _of_curves(self) -> tuple[IntArray, IntArray]:
-        """Columns of the curves' parameters in theta, and rows of their data."""
-        assert self.curves is not None
-        names = self.curves.names[: self.curves.n_model]
-        return np.array([self.whole.names.index(n) for n in names]), np.array(
-            [self.whole.data.index(d) for d in self.curves.data]
-        )
 
 
 def expanded(target: Target, fit: Fit) -> Target | None:
@@ -130,7 +121,7 @@ def expanded(target: Target, fit: Fit) -> Target | None:
     if not np.isfinite(bend).all():
         return None
     seen = [r for r in regions if r.name in {d.name for d in problem.data}]
-    constant = (problem.predict(theta) - problem.shifts(theta[None]))[0, rows]
+    constant = problem.unshifted(theta[None, : problem.n_model])[0, rows]
     bend = 0.5 * (bend + bend.transpose(2, 1, 0))
     curves = alone(problem, seen) if seen else None
     expansion = SecondOrder(problem, curves, rows, columns, theta[columns], np.linalg.inv(root), constant, middle, bend)

@@ -4,57 +4,19 @@ import dataclasses
 
 import numpy as np
 import pytest
+from drawn_case import BUDGET, GIVEN, KIDNEYS, LESION, LIVER, TIMES, by_importance, drawn, target_of
 
-from tdt_core.assimilation import assimilate, build_problem, population_prior
+from tdt_core.assimilation import assimilate
 from tdt_core.assimilation.curves import _tied, with_tempered_curves
-from tdt_core.assimilation.experiment import simulated
 from tdt_core.assimilation.map_laplace import fit_map
-from tdt_core.assimilation.target import Target, draws_of
-from tdt_core.kinetics import rung_for
+from tdt_core.assimilation.target import draws_of
 from tdt_core.kinetics.ladder import Separable
-from tdt_core.twin import Administration, ErrorBudget, Evidence, Patient, Region, RegionActivity
-
-KIDNEYS = tuple(Region(f"kidney_{s}", "kidneys", "64033007", s, volume_ml=160.0, mass_g=168.0) for s in ("left", "right"))
-LESION = Region("lesion/L1", "lesions", "52988006", tracking_id="L1", volume_ml=12.0, mass_g=12.5)
-LIVER = Region("liver", "liver", "10200004", volume_ml=1700.0, mass_g=1780.0)
-GIVEN = Administration(0.0, "Lu-177-PSMA-617", "PSMA-617", "Lu-177", 7400.0, amount_nmol=90.0)
-BUDGET = ErrorBudget(counts=0.08, calibration=0.05, partial_volume=0.05, segmentation=0.03, registration=0.02)
-TIMES = (24.0, 72.0, 150.0)
-
-
-def planned(regions, budget=BUDGET, times=TIMES):
-    data = [
-        RegionActivity(region.name, t, 1.0, 1.0, 1.0, budget, f"scan-{t}", "SPECT", "Lu-177", "cal")
-        for region in regions
-        for t in times
-    ]
-    return Evidence(1, Patient("p1", "male", 70.0, 175.0, 80.0), (GIVEN,), regions, tuple(data))
-
-
-def drawn(regions, seed, name="sum_of_exponentials", **plan):
-    rng = np.random.default_rng(seed)
-    rung = rung_for(name, "PSMA-617", regions)
-    prior = population_prior(rung)
-    return rung, prior, simulated(planned(regions, **plan), rung, prior.draws(1, rng)[0], rng)
-
-
-def by_importance(prior, evidence, rung, count=400_000):
-    """Mean and sd of the parameters from weighted draws of the prior, and their effective number."""
-    problem = build_problem(prior, evidence, rung)
-    target = Target(problem, problem.sd)
-    z = np.random.default_rng(9).standard_normal((count, target.size))
-    log_weight = -0.5 * np.square(target.residuals(z)).sum(axis=1)
-    weight = np.exp(log_weight - log_weight.max())
-    weight /= weight.sum()
-    theta = target.theta(z)
-    mean = weight @ theta
-    return mean, np.sqrt(weight @ (theta - mean) ** 2), 1.0 / (weight @ weight)
 
 
 @pytest.mark.parametrize("seed", [1, 4, 7])
 def test_the_default_fit_of_a_curve_is_that_of_importance_sampling_where_laplace_is_not(seed):
     rung, prior, evidence = drawn((LIVER,), seed)
-    mean, sd, effective = by_importance(prior, evidence, rung)
+    mean, sd, effective = by_importance(rung, prior, evidence, 400_000)
     assert effective > 4000
     found = assimilate(prior, evidence, rung, seed=(seed,), n_draws=4000)
     laplace = assimilate(prior, evidence, rung, seed=(seed,), n_draws=4000, options={"most_moves": 0})
@@ -65,10 +27,9 @@ def test_the_default_fit_of_a_curve_is_that_of_importance_sampling_where_laplace
 
 
 def redrawn(rung, prior, evidence, seed=5, count=2000):
-    problem = build_problem(prior, evidence, rung)
-    target, rng = Target(problem, problem.sd), np.random.default_rng(seed)
+    target, rng = target_of(rung, prior, evidence), np.random.default_rng(seed)
     before = draws_of(fit_map(target, rng), count, rng)
-    return problem, before, *with_tempered_curves(target, before, rng)
+    return target.problem, before, *with_tempered_curves(target, before, rng)
 
 
 def test_curves_follow_the_calibration_that_they_share():
@@ -87,7 +48,7 @@ def test_curves_follow_the_calibration_that_they_share():
 
 def test_regions_that_the_prior_ties_are_drawn_together():
     rung, prior, evidence = drawn((*KIDNEYS, LIVER, LESION), 4)
-    problem = build_problem(prior, evidence, rung)
+    problem = target_of(rung, prior, evidence).problem
     assert [[r.name for r in group] for group in _tied(problem, rung.regions)] == [
         ["kidney_left", "kidney_right"],
         ["liver"],

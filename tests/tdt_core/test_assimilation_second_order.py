@@ -1,45 +1,20 @@
 """The expansion to second order: exact at its place and in closed forms, third order off elsewhere; draws by way of it."""
 
-import dataclasses
-
 import numpy as np
 import pytest
+from drawn_case import KIDNEYS, LESION, LIVER, by_importance, drawn, target_of
 
-from tdt_core.assimilation import assimilate, build_problem, population_prior
-from tdt_core.assimilation.experiment import simulated
+from tdt_core.assimilation import assimilate
 from tdt_core.assimilation.map_laplace import fit_map
 from tdt_core.assimilation.second_order import expanded
-from tdt_core.assimilation.target import Target
 from tdt_core.errors import EstimationError
-from tdt_core.kinetics import rung_for
-from tdt_core.twin import Administration, ErrorBudget, Evidence, Patient, Region, RegionActivity
 
-REGIONS = (
-    Region("kidney_left", "kidneys", "64033007", "left", volume_ml=160.0, mass_g=168.0),
-    Region("lesion/L1", "lesions", "52988006", tracking_id="L1", volume_ml=12.0, mass_g=12.5),
-    Region("liver", "liver", "10200004", volume_ml=1700.0, mass_g=1780.0),
-)
-GIVEN = Administration(0.0, "Lu-177-PSMA-617", "PSMA-617", "Lu-177", 7400.0, amount_nmol=90.0)
-BUDGET = ErrorBudget(counts=0.04, calibration=0.05, partial_volume=0.05, segmentation=0.03, registration=0.02)
-TIMES = (24.0, 96.0)
-
-
-def drawn(name="whole_body", regions=REGIONS, seed=2):
-    data = tuple(
-        RegionActivity(r.name, t, 1.0, 1.0, 1.0, BUDGET, f"scan-{t}", "SPECT", "Lu-177", "cal") for r in regions for t in TIMES
-    )
-    plan = Evidence(1, Patient("p1", "male", 70.0, 175.0, 80.0), (GIVEN,), regions, data)
-    rng = np.random.default_rng(seed)
-    rung = rung_for(name, "PSMA-617", regions)
-    prior = population_prior(rung)
-    return rung, prior, simulated(plan, rung, prior.draws(1, rng)[0], rng)
+REGIONS = (KIDNEYS[0], LESION, LIVER)
 
 
 @pytest.fixture(scope="module")
 def both():
-    rung, prior, evidence = drawn()
-    problem = build_problem(prior, evidence, rung)
-    target = Target(problem, problem.sd)
+    target = target_of(*drawn(REGIONS, 2, "whole_body", times=(24.0, 96.0)))
     fit = fit_map(target, np.random.default_rng(1))
     return target, fit, expanded(target, fit)
 
@@ -69,9 +44,7 @@ def test_what_it_lacks_is_of_third_order(both):
 
 
 def test_there_is_nothing_to_expand_in_curves_alone_nor_where_the_model_ends():
-    rung, prior, evidence = drawn("sum_of_exponentials")
-    problem = build_problem(prior, evidence, rung)
-    target = Target(problem, problem.sd)
+    target = target_of(*drawn(REGIONS, 2))
     assert expanded(target, fit_map(target, np.random.default_rng(1))) is None
 
 
@@ -87,18 +60,9 @@ def test_a_model_without_a_solution_one_sd_away_is_not_expanded(both, monkeypatc
 
 def test_draws_by_way_of_the_expansion_are_those_of_weighted_draws_of_the_prior():
     """One kidney, one scan: seven parameters and nuisances, whose posterior is known from a hundred thousand solves."""
-    rung, prior, evidence = drawn(regions=REGIONS[:1])
-    evidence = dataclasses.replace(evidence, activities=evidence.activities[:1])
-    problem = build_problem(prior, evidence, rung)
-    target = Target(problem, problem.sd)
-    z = np.random.default_rng(9).standard_normal((100_000, target.size))
-    log_weight = -0.5 * np.square(target.residuals(z)).sum(axis=1)
-    weight = np.exp(log_weight - log_weight.max())
-    weight /= weight.sum()
-    assert 1.0 / (weight @ weight) > 3000
-    theta = target.theta(z)
-    mean = weight @ theta
-    sd = np.sqrt(weight @ (theta - mean) ** 2)
+    rung, prior, evidence = drawn(KIDNEYS[:1], 2, "whole_body", times=(24.0,))
+    mean, sd, effective = by_importance(rung, prior, evidence, 100_000)
+    assert effective > 3000
     found = assimilate(prior, evidence, rung, seed=(1,), n_draws=2000)
     assert found.diagnostics["estimator"]["accepted"] > 0.7
     assert (np.abs(found.draws.mean(axis=0) - mean) / sd).max() < 0.12
