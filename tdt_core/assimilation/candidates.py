@@ -57,9 +57,9 @@ class _Counted:
     def __init__(self, model: KineticModel) -> None:
         self._model, self.gradients = model, 0
 
-    def log_jacobian(self, *arguments: Any) -> FloatArray:
-        self.gradients += 1
-        return self._model.log_jacobian(*arguments)
+    def log_jacobian(self, theta: FloatArray, *given: Any) -> FloatArray:
+        self.gradients += len(np.atleast_2d(theta))
+        return self._model.log_jacobian(theta, *given)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)

@@ -65,11 +65,11 @@ class JointProblem:
         return np.concatenate([part.predict(theta[:, own]) for part, own in zip(self.parts, self.own, strict=True)], axis=1)
 
     def jacobian(self, theta: FloatArray) -> FloatArray:
-        """(p,) -> (d, p) d predicted / d theta."""
-        out = np.zeros((self.y.size, self.mean.size))
+        """(..., p) -> (..., d, p) d predicted / d theta."""
+        out = np.zeros((*theta.shape[:-1], self.y.size, self.mean.size))
         row = 0
         for part, own in zip(self.parts, self.own, strict=True):
-            out[row : row + part.y.size, own] = part.jacobian(theta[own])
+            out[..., row : row + part.y.size, own] = part.jacobian(theta[..., own])
             row += part.y.size
         return out
 

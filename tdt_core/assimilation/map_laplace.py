@@ -36,7 +36,7 @@ ROUND, MIXED, STILL = 30, 0.95, 0.25
 """A round of moves ends when draws have gone this share of the squared distance between independent ones, or after `ROUND`
 moves; the last one is that whose mean and sd differ from those of the Gaussian moved about by less than `STILL` sd."""
 ROUND_NEAR, MOST_NEAR = 60, 180
-"""The same under the expansion to second order, where a move takes 2 ms: always all of them."""
+"""The same under the expansion to second order, where a move takes 1 to 3 ms: always all of them."""
 EXACT, WITHIN, ENOUGH = 4, 9, 0.2
 """Moves by the posterior itself after that, each with this many (odd, so that they are reversible) under the expansion as its
 proposal; with a smaller share accepted the expansion is no help, and members do not count as mixed."""
@@ -62,51 +62,69 @@ def fit_map(target: Target, rng: np.random.Generator, starts: int = STARTS) -> F
     p = target.size
     # a model without solution at the prior mean says why; later ones are steps too far
     target.problem.predict(target.problem.mean)
-    best: tuple[float, FloatArray] | None = None
-    objectives: list[float] = []
-    for s in range(starts if target.sd.size else 1):
-        z0 = np.zeros(p) if s == 0 else 0.7 * rng.standard_normal(p)
-        value, z = descend(target, z0)
-        objectives.append(value)
-        if np.isfinite(value) and (best is None or value < best[0]):
-            best = (value, z)
-    if best is None:
+    others = starts - 1 if target.sd.size else 0
+    objectives, places = descents(target, np.concatenate([np.zeros((1, p)), 0.7 * rng.standard_normal((others, p))]))
+    if not np.isfinite(objectives).any():
         raise EstimationError(
             f"none of {len(objectives)} starts of the fit reached a finite objective",
             expected="a model with a solution at the prior mean",
             remedy="use a simpler rung, or narrow the prior",
             kind="estimation.diverged",
         )
-    worse = sum(1 for v in objectives if np.isfinite(v) and v - best[0] >= DISTINCT_OPTIMUM)
-    return laplace(target, best[1], objectives=tuple(objectives), distinct_optima=1 + worse)
+    best = int(np.argmin(objectives))
+    worse = int((np.isfinite(objectives) & (objectives - objectives[best] >= DISTINCT_OPTIMUM)).sum())
+    return laplace(target, places[best], objectives=tuple(objectives.tolist()), distinct_optima=1 + worse)
 
 
 def descend(target: Target, z: FloatArray) -> tuple[float, FloatArray]:
-    """Levenberg-Marquardt from z (p,) to a local optimum: its objective and place; infinite where the start has no solution."""
-    damping = 1e-3
-    residual = target.residuals(z)[0]
-    value = 0.5 * float(residual @ residual + z @ z)
-    if not np.isfinite(value):
-        return np.inf, z
-    for _ in range(MAX_ITERATIONS):
-        h = target.jacobian(z)
-        precision = h.T @ h + np.eye(z.size)
-        gradient = z - h.T @ residual
-        while True:
-            damped = precision + damping * np.diag(np.diag(precision))
-            step = -linalg.solve(damped, gradient, assume_a="pos", check_finite=False)
-            trial = target.residuals(z + step)[0]
-            new = 0.5 * float(trial @ trial + (z + step) @ (z + step))
-            if np.isfinite(new) and new <= value:
-                break
-            damping *= 5.0
-            if damping > 1e6:
-                return value, z
-        drop, z, residual, value = value - new, z + step, trial, new
-        damping = max(damping / 5.0, 1e-9)
-        if drop < TOLERANCE:
-            break
+    """`descents` from one place z (p,): its objective and where it ends."""
+    values, places = descents(target, z[None])
+    return float(values[0]), places[0]
+
+
+def descents(target: Target, z: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Levenberg-Marquardt from each of z (s, p) to a local optimum: objectives (s,) and places; infinite without a solution.
+
+    All searches go on side by side, so that one batch holds their solves.
+    """
+    z = z.copy()
+    residual = target.residuals(z)
+    value = _objective(residual, z)
+    damping, accepted = np.full(len(z), 1e-3), np.zeros(len(z), dtype=np.intp)
+    h = np.empty((*residual.shape, z.shape[1]))
+    going = np.isfinite(value)
+    arrived = going.copy()  # where the Jacobian is not known yet
+    while going.any():
+        if arrived.any():
+            h[arrived] = target.jacobian(z[arrived])
+        at = np.flatnonzero(going)
+        trial = np.array([z[s] + _step(h[s], residual[s], z[s], damping[s]) for s in at])
+        there = target.residuals(trial)
+        new = _objective(there, trial)
+        with np.errstate(invalid="ignore"):
+            better = np.isfinite(new) & (new <= value[at])
+        yes, no = at[better], at[~better]
+        drop = value[yes] - new[better]
+        z[yes], residual[yes], value[yes] = trial[better], there[better], new[better]
+        accepted[yes] += 1
+        damping[yes] = np.maximum(damping[yes] / 5.0, 1e-9)
+        damping[no] *= 5.0
+        going[yes] = (drop >= TOLERANCE) & (accepted[yes] < MAX_ITERATIONS)
+        going[no] = damping[no] <= 1e6
+        arrived[:] = False
+        arrived[yes] = going[yes]
     return value, z
+
+
+def _objective(residual: FloatArray, z: FloatArray) -> FloatArray:
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray(0.5 * (np.square(residual).sum(axis=1) + np.square(z).sum(axis=1)))
+
+
+def _step(h: FloatArray, residual: FloatArray, z: FloatArray, damping: float) -> FloatArray:
+    precision = h.T @ h + np.eye(z.size)
+    damped = precision + damping * np.diag(np.diag(precision))
+    return np.asarray(-linalg.solve(damped, z - h.T @ residual, assume_a="pos", check_finite=False))
 
 
 def moved(

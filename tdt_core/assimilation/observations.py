@@ -109,14 +109,14 @@ class Group(NamedTuple):
         return np.log(np.maximum(terms, 1e-300))
 
     def log_sum_jacobian(self, activity: FloatArray | None, log_jacobian: FloatArray) -> FloatArray:
-        """(curves, t) activity and (curves, t, n) its logarithmic derivatives -> (k, n); activity is needed for sums only."""
-        rows = log_jacobian[self.column, self.time]
+        """(m, curves, t) activity and (m, curves, t, n) its logarithmic derivatives -> (m, k, n); activity for sums only."""
+        rows = log_jacobian[:, self.column, self.time]
         if activity is None:
             return np.asarray(rows)
-        terms = activity[self.column, self.time] * self.coefficient
-        total = np.add.reduceat(terms, self.start)
-        weighted = np.add.reduceat(terms[:, None] * rows, self.start, axis=0)
-        return np.asarray(weighted / np.maximum(total, 1e-300)[:, None])
+        terms = activity[:, self.column, self.time] * self.coefficient
+        total = np.add.reduceat(terms, self.start, axis=1)
+        weighted = np.add.reduceat(terms[..., None] * rows, self.start, axis=1)
+        return np.asarray(weighted / np.maximum(total, 1e-300)[..., None])
 
     @property
     def sums(self) -> bool:
@@ -171,16 +171,8 @@ def _group(
             column.append(position)
             times.append(t)
             coefficient.append(c)
-    return Group(
-        given,
-        by_region,
-        np.array(times),
-        np.array(members),
-        np.array(start),
-        np.array(column),
-        np.arange(len(times)),
-        np.array(coefficient),
-    )
+    each, time = np.unique(times, return_inverse=True)  # regions of one scan share its time
+    return Group(given, by_region, each, np.array(members), np.array(start), np.array(column), time, np.array(coefficient))
 
 
 def _terms(datum: Datum, given: Administration) -> list[tuple[float, float]]:

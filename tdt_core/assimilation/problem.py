@@ -140,15 +140,16 @@ class Problem:
         return cast(Sampled, self.model).compartment_activity(own, group.administration, group.times)
 
     def jacobian(self, theta: FloatArray) -> FloatArray:
-        """d predicted / d theta at one (p,) theta -> (d, p)."""
-        out = np.zeros((self.y.size, self.mean.size))
-        out[:, self.n_model :] = self._design
+        """d predicted / d theta at (..., p) theta -> (..., d, p)."""
+        at = np.atleast_2d(theta)
+        out = np.zeros((len(at), self.y.size, self.mean.size))
+        out[:, :, self.n_model :] = self._design
         for group in self._groups:
-            activity = self._activity(group, theta[None])[0] if group.sums else None
+            activity = self._activity(group, at) if group.sums else None
             slope = self.model.log_jacobian if group.by_region else cast(Sampled, self.model).compartment_log_jacobian
-            curves = slope(theta[: self.n_model], group.administration, group.times)
-            out[group.where, : self.n_model] = group.log_sum_jacobian(activity, curves)
-        return out
+            curves = slope(at[:, : self.n_model], group.administration, group.times)
+            out[:, group.where, : self.n_model] = group.log_sum_jacobian(activity, curves)
+        return out.reshape(*theta.shape[:-1], *out.shape[1:])
 
 
 def build_problem(prior: Prior, evidence: Evidence, model: KineticModel) -> Problem:

@@ -215,8 +215,9 @@ class _Pinned(Target):
 
     def jacobian(self, z: FloatArray) -> FloatArray:
         assert self.scalar is not None
-        slope = self.scalar.slope(self.theta(z)) @ self.problem.factor
-        return np.vstack([Target.jacobian(self, z), slope / self.width])
+        own = Target.jacobian(self, z)
+        slope = np.reshape([self.scalar.slope(self.theta(at)) for at in np.atleast_2d(z)], z.shape) @ self.problem.factor
+        return np.concatenate([own, slope[..., None, :] / self.width], axis=-2)
 
 
 class _Walk:

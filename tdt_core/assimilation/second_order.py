@@ -69,19 +69,22 @@ class SecondOrder:
         """See `Solvable`."""
         theta = np.atleast_2d(theta)
         out = self.whole.shifts(theta)
-        w = (theta[:, self.columns] - self.place) @ self.inverse.T
-        i, j, coefficients = self._pairs
-        out[:, self.rows] += self.constant + w @ self.slope + (w[:, i] * w[:, j]) @ coefficients
+        w = self.inverse @ (theta[:, self.columns] - self.place).T
+        b, begins, coefficients = len(w), *self._pairs
+        products = np.empty((coefficients.shape[1], len(theta)))
+        for i, begin in enumerate(begins):
+            np.multiply(w[i:], w[i], out=products[begin : begin + b - i])
+        out[:, self.rows] += (self.constant[:, None] + self.slope.T @ w + coefficients @ products).T
         if self.curves is not None:
             part, at, own = self.curves
             out[:, at] += part.unshifted(theta[:, own[: part.n_model]])
         return out
 
     @cached_property
-    def _pairs(self) -> tuple[IntArray, IntArray, FloatArray]:
-        """Each pair of directions once, and its coefficients (pairs, k)."""
+    def _pairs(self) -> tuple[IntArray, FloatArray]:
+        """Each pair of directions once: where those of each direction begin (b,), and all coefficients (k, pairs)."""
         i, j = np.triu_indices(len(self.columns))
-        return i, j, (np.where(i == j, 0.5, 1.0)[:, None] * self.bend[i, :, j])
+        return np.flatnonzero(i == j), np.ascontiguousarray((np.where(i == j, 0.5, 1.0)[:, None] * self.bend[i, :, j]).T)
 
 
 def expanded(target: Target, fit: Fit) -> Target | None:
@@ -105,24 +108,21 @@ def expanded(target: Target, fit: Fit) -> Target | None:
     covariance = fit.cholesky @ fit.cholesky.T
     root = np.linalg.cholesky(covariance[np.ix_(columns, columns)])
 
-    def slope(place: FloatArray) -> FloatArray:
-        target.solves[0] += target.size
-        return problem.jacobian(place)[np.ix_(rows, columns)] @ root
-
-    bend = np.empty((len(columns), len(rows), len(columns)))
+    away = np.zeros((len(columns), theta.size))
+    away[:, columns] = root.T
+    places = np.concatenate([theta + away, theta - away, theta[None]])
+    target.solves[0] += places.size
     try:
-        for j, step in enumerate(root.T):
-            away = np.zeros(theta.size)
-            away[columns] = step
-            bend[j] = (slope(theta + away) - slope(theta - away)) / 2.0
-        middle = slope(theta).T
+        slopes = problem.jacobian(places)[:, rows][:, :, columns] @ root
     except (EstimationError, ModelError):
         return None
+    ahead, behind, middle = np.split(slopes, [len(away), 2 * len(away)])
+    bend = (ahead - behind) / 2.0
     if not np.isfinite(bend).all():
         return None
     seen = [r for r in regions if r.name in {d.name for d in problem.data}]
     constant = problem.unshifted(theta[None, : problem.n_model])[0, rows]
     bend = 0.5 * (bend + bend.transpose(2, 1, 0))
     curves = alone(problem, seen) if seen else None
-    expansion = SecondOrder(problem, curves, rows, columns, theta[columns], np.linalg.inv(root), constant, middle, bend)
+    expansion = SecondOrder(problem, curves, rows, columns, theta[columns], np.linalg.inv(root), constant, middle[0].T, bend)
     return Target(expansion, target.sd)

@@ -50,7 +50,7 @@ class Solvable(Protocol):
         """(m, p) -> (m, d) ln of the data."""
 
     def jacobian(self, theta: FloatArray) -> FloatArray:
-        """(p,) -> (d, p)."""
+        """(..., p) -> (..., d, p)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,13 +102,13 @@ class Target:
             return np.asarray(0.5 * (np.square(r).sum(axis=1) + np.square(z).sum(axis=1)))
 
     def jacobian(self, z: FloatArray) -> FloatArray:
-        """(p,) -> (d, p) d predicted / d z in units of the data's error."""
-        self.solves[0] += self.size
+        """(..., p) -> (..., d, p) d predicted / d z in units of the data's error."""
+        self.solves[0] += z.size
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # far out, where the objective is infinite
             h = np.asarray((self.problem.jacobian(self.theta(z)) @ self.problem.factor) / self.sd[:, None])
         if (below := self.problem.below).any():
-            r = (self.problem.y - self.problem.predict(self.theta(z))[0]) / self.sd
-            h[below] *= censored(r[below])[1][:, None]
+            r = (self.problem.y - self.problem.predict(self.theta(z)).reshape(h.shape[:-1])) / self.sd
+            h[..., below, :] *= censored(r[..., below])[1][..., None]
         return h
 
 

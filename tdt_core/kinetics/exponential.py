@@ -139,7 +139,7 @@ class Exponentials:
     def activity(self, theta: FloatArray, administration: Administration, times_h: FloatArray) -> FloatArray:
         """See `KineticModel.activity`."""
         amplitudes, rates = self.exponentials(theta, administration)
-        return np.asarray(np.einsum("mrk,mrkt->mrt", amplitudes, infused(rates, administration, times_h)[0]))
+        return np.asarray(np.einsum("mrk,mrkt->mrt", amplitudes, infused(rates, administration, times_h)))
 
     def time_integrated_activity(self, theta: FloatArray, administration: Administration) -> FloatArray:
         """See `KineticModel.time_integrated_activity`; the sum of amplitude / rate, less what decays before it is infused."""
@@ -151,24 +151,24 @@ class Exponentials:
     def log_jacobian(self, theta: FloatArray, administration: Administration, times_h: FloatArray) -> FloatArray:
         """See `KineticModel.log_jacobian`; analytic."""
         n_regions, n_quantities = len(self.regions), len(self.quantities)
-        p = np.asarray(theta, dtype=float).reshape(n_regions, n_quantities)
-        amplitudes, rates = (x[0] for x in self.exponentials(theta, administration))
-        e, de = infused(rates, administration, times_h)  # (regions, phases, t)
-        total = np.einsum("rk,rkt->rt", amplitudes, e)
-        blocks = np.empty((n_regions, e.shape[-1], n_quantities))
-        blocks[:, :, 0] = 1.0
+        theta = np.asarray(theta, dtype=float)
+        p = theta.reshape(-1, n_regions, n_quantities)
+        amplitudes, rates = self.exponentials(p, administration)
+        e = infused(rates, administration, times_h)  # (m, regions, phases, t)
+        de = infused_slope(rates, administration, times_h)
+        total = np.einsum("mrk,mrkt->mrt", amplitudes, e)
+        jacobian = np.zeros((*total.shape, n_regions, n_quantities))
+        own = np.einsum("mrtrq->mrtq", jacobian)  # a view: only a region's own parameters move it
+        own[..., 0] = 1.0
         for q, d in self._rate_derivatives(p).items():
-            blocks[:, :, q] = np.einsum("rk,rk,rkt->rt", amplitudes, d, de) / total
+            own[..., q] = np.einsum("mrk,mrk,mrkt->mrt", amplitudes, d, de) / total
         if self.phases == 3:
-            blocks[:, :, 3] = amplitudes[:, 1, None] * (e[:, 1] - e[:, 0]) / total
-        jacobian = np.zeros((n_regions, e.shape[-1], n_regions * n_quantities))
-        for r in range(n_regions):
-            jacobian[r, :, r * n_quantities : (r + 1) * n_quantities] = blocks[r]
-        return jacobian
+            own[..., 3] = amplitudes[:, :, 1, None] * (e[:, :, 1] - e[:, :, 0]) / total
+        return jacobian.reshape(*theta.shape[:-1], *total.shape[1:], theta.shape[-1])
 
     def _rate_derivatives(self, p: FloatArray) -> dict[int, FloatArray]:
-        """Position of a half-time T -> (regions, phases) d rate / d ln T: faster rates contain the slower ones."""
-        step = {i: -LN2 * np.exp(-p[:, i]) for i, q in enumerate(self.quantities) if q in (SLOW, FAST, RISE)}
+        """Position of a half-time T -> (m, regions, phases) d rate / d ln T: faster rates contain the slower ones."""
+        step = {i: -LN2 * np.exp(-p[..., i]) for i, q in enumerate(self.quantities) if q in (SLOW, FAST, RISE)}
         slow = step[1]
         zero = np.zeros_like(slow)
         if self.phases == 1:
@@ -180,8 +180,8 @@ class Exponentials:
         return {i: np.stack(parts, axis=-1) for i, parts in contained.items()}
 
 
-def infused(rates: FloatArray, administration: Administration, times_h: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """exp(-rate t), averaged over the boluses that an infusion is, and its derivative by the rate: (..., phases, times).
+def infused(rates: FloatArray, administration: Administration, times_h: FloatArray) -> FloatArray:
+    """exp(-rate t), averaged over the boluses that an infusion is: (..., phases) rates -> (..., phases, times).
 
     With r = b + lp (biological and physical rate) and an infusion from 0 to T of a product that decays in the vial,
 
@@ -189,15 +189,22 @@ def infused(rates: FloatArray, administration: Administration, times_h: FloatArr
     """
     t, length = np.asarray(times_h, dtype=float), administration.duration_h
     if length <= 0:
-        e = np.exp(-rates[..., None] * t)
-        return e, -t * e
+        return np.asarray(np.exp(-rates[..., None] * t))
     decay = nuclide(administration.nuclide).decay_constant_per_h
     b, since = (rates - decay)[..., None], np.maximum(t - length, 0.0)
-    late, early = np.exp(-b * since), np.exp(-b * t)
-    mean = -late * np.expm1(-b * (t - since)) / (b * length)
-    slope = (t * early - since * late) / (b * length) - mean / b
-    physical = np.exp(-decay * t)
-    return mean * physical, slope * physical
+    return np.asarray(-np.exp(-b * since - decay * t) * np.expm1(-b * (t - since)) / (b * length))
+
+
+def infused_slope(rates: FloatArray, administration: Administration, times_h: FloatArray) -> FloatArray:
+    """d `infused` / d rate, same shapes."""
+    t, length = np.asarray(times_h, dtype=float), administration.duration_h
+    mean = infused(rates, administration, times_h)
+    if length <= 0:
+        return -t * mean
+    decay = nuclide(administration.nuclide).decay_constant_per_h
+    b, since = (rates - decay)[..., None], np.maximum(t - length, 0.0)
+    early, late = np.exp(-b * t - decay * t), np.exp(-b * since - decay * t)
+    return np.asarray((t * early - since * late) / (b * length) - mean / b)
 
 
 def _monoexponential(ligand: str, regions: Sequence[Region], covariates: Covariates) -> Exponentials:

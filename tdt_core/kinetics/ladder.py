@@ -50,7 +50,7 @@ class KineticModel(Protocol):
         """(m, n) theta -> (m, regions) MBq h from the administration to infinity."""
 
     def log_jacobian(self, theta: FloatArray, administration: Administration, times_h: FloatArray) -> FloatArray:
-        """d ln activity / d theta at one (n,) theta -> (regions, t, n)."""
+        """d ln activity / d theta at (..., n) theta -> (..., regions, t, n)."""
 
 
 @runtime_checkable
@@ -65,7 +65,7 @@ class Sampled(Protocol):
         """(m, n) theta -> (m, compartments, t): MBq/mL of blood, MBq left by excretion and still there, MBq in the body."""
 
     def compartment_log_jacobian(self, theta: FloatArray, administration: Administration, times_h: FloatArray) -> FloatArray:
-        """d ln compartment_activity / d theta at one (n,) theta -> (compartments, t, n)."""
+        """d ln compartment_activity / d theta at (..., n) theta -> (..., compartments, t, n)."""
 
 
 @runtime_checkable

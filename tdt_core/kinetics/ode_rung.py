@@ -60,11 +60,14 @@ class System:
     def log_jacobian(self, theta: FloatArray, administration: Administration, times_h: FloatArray) -> FloatArray:
         """See `KineticModel.log_jacobian`; exact derivatives of the solver's steps, of the rules by complex step."""
         times, back = np.unique(np.asarray(times_h, dtype=float), return_inverse=True)
-        found, shares = self._solve(self._run(administration, times), theta + 1j * COMPLEX_STEP * np.eye(theta.size))
+        n = theta.shape[-1]
+        turned = (theta[..., None, :] + 1j * COMPLEX_STEP * np.eye(n)).reshape(-1, n)
+        found, shares = self._solve(self._run(administration, times), turned)
         # the factors from amount to activity cancel in the logarithm
-        amounts, turned = (np.swapaxes(x, 1, 2) for x in (found.amounts, found.amounts_slope))
-        slope = shares.real @ turned + shares.imag / COMPLEX_STEP @ amounts
-        return np.asarray(np.moveaxis(slope / np.maximum(shares.real @ amounts, 1e-300), 0, -1)[:, back])
+        amounts, sloped = (np.swapaxes(x, 1, 2) for x in (found.amounts, found.amounts_slope))
+        slope = shares.real @ sloped + shares.imag / COMPLEX_STEP @ amounts
+        slope = (slope / np.maximum(shares.real @ amounts, 1e-300))[:, :, back]
+        return np.moveaxis(slope.reshape(*theta.shape, *slope.shape[1:]), -3, -1)
 
     def _solve(self, run: Run, theta: npt.NDArray[Any]) -> tuple[Solution, npt.NDArray[Any]]:
         """Solution and shares for each row of (m, n) theta; where it is complex, derivatives along its imaginary part."""

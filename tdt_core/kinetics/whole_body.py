@@ -307,8 +307,8 @@ class WholeBody:
     def compartment_log_jacobian(self, theta: FloatArray, administration: Administration, times_h: FloatArray) -> FloatArray:
         """See `Sampled.compartment_log_jacobian`."""
         given, theta = _with_amount(administration), np.asarray(theta, dtype=float)
-        out = np.zeros((len(self.compartments), len(times_h), theta.size))
-        out[:, :, : self._own] = self._compartment_system(given.ligand).log_jacobian(theta[: self._own], given, times_h)
+        out = np.zeros((*theta.shape[:-1], len(self.compartments), len(times_h), theta.shape[-1]))
+        out[..., : self._own] = self._compartment_system(given.ligand).log_jacobian(theta[..., : self._own], given, times_h)
         return out
 
     def daughter_time_integrated_activity(self, theta: FloatArray, administration: Administration) -> dict[str, FloatArray]:
@@ -376,10 +376,10 @@ class WholeBody:
     def log_jacobian(self, theta: FloatArray, administration: Administration, times_h: FloatArray) -> FloatArray:
         """See `KineticModel.log_jacobian`; exact derivatives of the solver's steps."""
         theta, given = np.asarray(theta, dtype=float), _with_amount(administration)
-        out = np.zeros((len(self.regions), len(times_h), theta.size))
-        out[:, :, : self._own] = self._system(given.ligand).log_jacobian(theta[: self._own], given, times_h)
+        out = np.zeros((*theta.shape[:-1], len(self.regions), len(times_h), theta.shape[-1]))
+        out[..., : self._own] = self._system(given.ligand).log_jacobian(theta[..., : self._own], given, times_h)
         if self._described:
-            out[self._outside_rows, :, self._own :] = self._described.log_jacobian(theta[self._own :], given, times_h)
+            out[..., self._outside_rows, :, self._own :] = self._described.log_jacobian(theta[..., self._own :], given, times_h)
         return out
 
     @cached_property

@@ -122,7 +122,7 @@ class Pool:
         return 40.0 * self._rung.activity(theta, administration, times_h)[:, :1]
 
     def compartment_log_jacobian(self, theta, administration, times_h):
-        return self._rung.log_jacobian(theta, administration, times_h)[:1]
+        return self._rung.log_jacobian(theta, administration, times_h)[..., :1, :, :]
 
 
 def reading(hours, absolute=0.0, counter="meter"):

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from tdt_core.assimilation.crank_nicolson import crank_nicolson
-from tdt_core.assimilation.map_laplace import fit_map, moved
+from tdt_core.assimilation.map_laplace import descend, descents, fit_map, moved
 from tdt_core.assimilation.target import Target
 from tdt_core.errors import EstimationError
 
@@ -28,7 +28,8 @@ class Bent:
         return (np.expm1(self.bend * a) / self.bend if self.bend else a) + theta[:, 1:]
 
     def jacobian(self, theta):
-        return np.array([[np.exp(self.bend * theta[0]), 1.0]])
+        a = theta[..., :1]
+        return np.stack([np.exp(self.bend * a), np.ones_like(a)], axis=-1)
 
 
 def both(bend, sd=0.3, seed=1, members=4000, **more):
@@ -119,3 +120,17 @@ def test_coordinates_that_no_gaussian_describes_do_not_hold_up_the_rest():
         assert stats.kstest(found.u[:, 2], heavy.cdf).pvalue > 0.01
         assert stats.kstest(found.u[:, :2].ravel(), stats.norm.cdf).pvalue > 0.01
     assert made[1] < made[0]
+
+
+def test_searches_side_by_side_end_where_each_ends_alone():
+    """One of them begins where there is no solution, and stays there."""
+    target = Target(Bent(1.5, hole=3.0), np.array([0.1]))
+    starts = np.vstack([np.random.default_rng(3).standard_normal((6, 2)), [4.0, 0.0]])
+    values, places = descents(target, starts)
+    for start, value, place in zip(starts, values, places, strict=True):
+        alone = descend(target, start)
+        assert alone[0] == pytest.approx(value, abs=1e-9)
+        np.testing.assert_allclose(alone[1], place, atol=1e-7)
+    assert np.isinf(values[-1])
+    np.testing.assert_array_equal(places[-1], starts[-1])
+    np.testing.assert_allclose(values[:-1], values[0], atol=1e-4)

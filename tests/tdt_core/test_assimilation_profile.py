@@ -33,8 +33,9 @@ class Small:
         return np.array([self.data(t) for t in np.atleast_2d(theta)])
 
     def jacobian(self, theta):
-        steps = 1e-5 * np.eye(theta.size)
-        return np.array([(self.data(theta + s) - self.data(theta - s)) / 2e-5 for s in steps]).T
+        steps = 1e-5 * np.eye(theta.shape[-1])
+        at = [np.array([(self.data(t + s) - self.data(t - s)) / 2e-5 for s in steps]).T for t in np.atleast_2d(theta)]
+        return np.reshape(at, (*theta.shape[:-1], *at[0].shape))
 
 
 def small(data, y, sd=1.0, n_model=None, factor=None):

@@ -69,6 +69,17 @@ def test_the_analytic_gradient_equals_central_differences(seed):
     )
 
 
+@pytest.mark.parametrize("name", rungs())
+def test_gradients_at_many_places_are_those_at_each(name):
+    """Members of one batch of the solver take common steps, so that rungs of differential equations agree to its tolerance."""
+    rung = rung_for(name, "PSMA-617", REGIONS)
+    theta = draws(rung, 6).reshape(2, 3, -1)
+    found = rung.log_jacobian(theta, GIVEN, TIMES)
+    assert found.shape == (2, 3, len(REGIONS), len(TIMES), theta.shape[-1])
+    each = [[rung.log_jacobian(at, GIVEN, TIMES) for at in row] for row in theta]
+    np.testing.assert_allclose(found, each, atol=1e-3)
+
+
 def test_compartmental_rung_agrees_with_an_independent_integrator():
     rung = rung_for("compartmental", "PSMA-617", REGIONS)
     theta = draws(rung, 1)
