@@ -357,7 +357,7 @@ class Posterior:
     mean, cholesky : (n,), (n, n) lower triangular; covariance = L L'.
     draws : (m, n) joint draws.
     model : name of the kinetic model whose transform maps them to natural units.
-    diagnostics : plain numbers: `2J`, `n_obs`, `chi2_per_n`, `effective_parameters`, `linearity_shift_sd`, ...
+    diagnostics : plain numbers: `n_obs`, `two_j`, `two_j_per_n`, `effective_parameters`, `linearity_shift_sd`, ...
     fit_report : one dict per datum: region, time_h, observed, prior/posterior predictive mean and sd, status.
     """
 

@@ -2,9 +2,10 @@
 
 Patients are drawn from the fitting rung's population prior and their images err as the estimators believe
 (`flows.bench.virtual`), so an exact posterior covers 90 %. Each estimator is given about `seconds` of one patient's time: its
-effort (starts, members, draws, solves) is set from the measured time of a solve, within what it can use. Chains need far more
-than a few seconds: `mcmc` stands here for what it is at this budget, and as the reference elsewhere. `network` is there where
-PyTorch is installed, on the first ten patients.
+effort (members, draws, solves) is set from the measured time of a solve, within what it can use; the search for the optimum
+that settles which data are outliers is a part of every estimator's time. Chains need far more than a few seconds: `mcmc` stands
+here for what it is at this budget, and as the reference elsewhere. `network` is there where PyTorch is installed, on the first
+ten patients.
 """
 
 from __future__ import annotations
@@ -36,12 +37,13 @@ TRUTH, ERRORS, FIT = 41, 42, 43
 
 EFFORT: Mapping[str, Callable[[float, int], dict[str, Any]]] = {
     # solves that the budget allows, parameters -> options
-    "map": lambda solves, p: {"starts": int(np.clip(solves / (25 * p), 1, 32))},
-    "es_mda": lambda solves, p: {"members": int(np.clip(solves / 5, MEMBERS, 10_000))},
-    "ies": lambda solves, p: {"members": int(np.clip(solves / 10, 200, 1500))},
-    "smc": lambda solves, p: {"members": int(np.clip(solves / 120, 100, 4000))},
+    # after the search and the expansion; a member moves by the model and, mostly, by what is far cheaper
+    "map": lambda solves, p: {"members": int(np.clip((solves - 150 * p) / 15, 200, 4000))},
+    "es_mda": lambda solves, p: {"members": int(np.clip(solves / 2.5, MEMBERS, 25_000))},
+    "ies": lambda solves, p: {"members": int(np.clip(solves / 5, 200, 2200))},
+    "smc": lambda solves, p: {"members": int(np.clip(solves / 240, 100, 4000))},
     "mcmc": lambda solves, p: {"chains": 2, "warm_up": 20, "most_steps": 3, "draws": int(np.clip(solves / (50 * p), 20, 5000))},
-    "cluster_gauss_newton": lambda solves, p: {"members": int(np.clip(solves / 25, 50, 600))},
+    "cluster_gauss_newton": lambda solves, p: {"members": int(np.clip(solves / 45, 50, 300))},
     "differential_evolution": lambda solves, p: {"solves": int(solves)},
     "simulated_annealing": lambda solves, p: {"solves": int(np.clip(solves / p, 50, 1_000_000))},
     # after the Laplace fits that it starts from

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse.csgraph import connected_components
 
-from tdt_core.assimilation.problem import Prior, Problem, build_problem
+from tdt_core.assimilation.problem import Prior, Problem, build_problem, factor_of
 from tdt_core.assimilation.target import Target
 from tdt_core.assimilation.tempered import smc
 from tdt_core.kinetics.ladder import Separable
@@ -93,5 +93,8 @@ def alone(problem: Problem, group: Sequence[Region]) -> Part:
     activities = problem.evidence.activities
     own = replace(problem.evidence, activities=tuple(a for a in activities if a.region in regions), samples=())
     part = build_problem(Prior(names, problem.mean[at], covariance, "its part of the whole prior"), own, model)
-    rows, columns = ([whole.index(x) for x in some] for whole, some in ((problem.data, part.data), (problem.names, part.names)))
-    return Part(part, np.array(rows, dtype=np.intp), np.array(columns, dtype=np.intp))
+    rows = np.array([problem.data.index(datum) for datum in part.data], dtype=np.intp)
+    columns = np.array([problem.names.index(name) for name in part.names], dtype=np.intp)
+    # nuisances as in the whole problem, whatever the curves' own rung would say of them
+    covariance = (problem.factor @ problem.factor.T)[np.ix_(columns, columns)]
+    return Part(replace(part, mean=problem.mean[columns], factor=factor_of(covariance)), rows, columns)

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from tdt_core.assimilation.problem import Prior, Problem, build_problem
 from tdt_core.errors import EstimationError
-from tdt_core.kinetics import KineticModel
+from tdt_core.kinetics import KineticModel, covariates_of, rung_for
 from tdt_core.twin import Evidence, Posterior, Sample
 
 FloatArray = npt.NDArray[np.float64]
@@ -51,7 +51,7 @@ def design(
     candidates: Mapping[str, Evidence],
     quantity: Callable[[FloatArray], FloatArray],
     *,
-    model: KineticModel,
+    model: KineticModel | None = None,
     size: int = 1,
     always: Sequence[str] = (),
     n_draws: int = DRAWS,
@@ -66,11 +66,13 @@ def design(
     candidates : name -> plan of the measurement: its administrations, regions, times and errors; values are ignored. Samples
         before the plan's first administration are of the past and none of the candidate.
     quantity : (m, n) parameters of the model -> (m,) positive quantity, such as an absorbed dose.
+    model : kinetic model of the parameters; by default that which a posterior names, for the candidates' patient and regions.
     always : candidates that are measured in any case, part of every set.
 
     Raises
     ------
-    EstimationError : no candidates, more wanted than there are, too many sets, a quantity that is not positive.
+    EstimationError : no candidates, more wanted than there are, too many sets, a quantity that is not positive, a prior without
+        the model that it is of.
     """
     free = [name for name in candidates if name not in always]
     missing = [name for name in always if name not in candidates]
@@ -90,7 +92,7 @@ def designs(
     quantities: Mapping[str, Callable[[FloatArray], FloatArray]],
     sets: Sequence[Sequence[str]],
     *,
-    model: KineticModel,
+    model: KineticModel | None = None,
     n_draws: int = DRAWS,
     seed: tuple[int, ...] = (0,),
 ) -> dict[str, tuple[Worth, ...]]:
@@ -102,8 +104,9 @@ def designs(
             remedy="offer fewer candidates, or choose one after the other",
             kind="estimation.design",
         )
-    n = len(tuple(model.parameters))
     plan, sizes = _together(candidates)
+    model = model or _model_of(belief, plan)
+    n = len(tuple(model.parameters))
     prior = Prior(belief.names[:n], belief.mean[:n], belief.covariance[:n, :n], "design")
     problem = build_problem(prior, plan, model)
     if any(s.absolute_sd for s in plan.samples):
@@ -125,6 +128,18 @@ def designs(
         found = [_worth(tuple(x), [members[m] for m in x], np.atleast_2d(joint), problem.sd, n_draws) for x in sets]
         told[name] = tuple(sorted(found, key=lambda w: w.sd_after))
     return told
+
+
+def _model_of(belief: Prior | Posterior, plan: Evidence) -> KineticModel:
+    """The rung that a posterior names, for the patient of a plan."""
+    if not isinstance(belief, Posterior) or not plan.administrations:
+        raise EstimationError(
+            "neither the belief nor its candidates say which kinetic model the parameters are of",
+            expected="`model`, or a posterior and candidates with their administration",
+            remedy="pass model=rung_for(...)",
+            kind="estimation.design",
+        )
+    return rung_for(belief.model, plan.administrations[-1].ligand, plan.regions, covariates_of(plan))
 
 
 def _worth(

@@ -178,9 +178,13 @@ def test_the_same_camera_is_worth_less_where_its_calibration_is_already_known(ru
     evidence = simulated(plan, rung, population_prior(rung).mean, np.random.default_rng(1))
     posterior = assimilate(population_prior(rung), evidence, rung)
     offered = {"same": scan(24.0, budget=loose), "other": scan(24.0, camera="another", budget=loose)}
-    worth = {w.names[0]: w.reduction for w in design(posterior, offered, kidney, model=rung)}
+    found = design(posterior, offered, kidney)
+    worth = {w.names[0]: w.reduction for w in found}
 
     assert worth["other"] > worth["same"] + 0.05
+    assert found == design(posterior, offered, kidney, model=rung)  # a posterior names its model, a prior does not
+    with pytest.raises(EstimationError, match="which kinetic model"):
+        design(population_prior(rung), offered, kidney)
 
 
 def test_the_ranking_holds_up_against_fits(rung, kidney):
