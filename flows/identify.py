@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.interpolate import PchipInterpolator
 
 from flows.ladder import asked_for
 from flows.priors import prior_of
@@ -153,7 +154,7 @@ def interval(row: Mapping[str, Any], key: str = "") -> str:
 
 def picture(told: Mapping[str, Any]) -> str:
     """SVG with a panel for each profiled name: the rise over posterior, likelihood and the Laplace parabola (dashed), and
-    the height of the 90 % interval (dotted)."""
+    the height of the 90 % interval (dotted); dots are the points that were computed."""
     names = list(dict.fromkeys(p["name"] for p in told["profiles"]))
     panels = []
     height = 210.0
@@ -165,10 +166,13 @@ def picture(told: Mapping[str, Any]) -> str:
         parts = frame.axes(rows[0]["unit"] or "fitted value", f"{name}: rise of the objective, nats")
         y = frame.y(RISE_90)
         parts.append(rule(*_edges(frame, y), MUTED, 1, "2 3"))
-        parts.append(text(frame.x_edges[0] + 4, y - 3, "90 % interval below", fill=MUTED, size=9, halo=PAPER))
+        # in the middle of the posterior's valley, which no line crosses at that height
+        parts.append(text(frame.x(rows[0]["best"]), y - 3, "90 %", fill=MUTED, size=9, anchor="middle", halo=PAPER))
         for n, row in enumerate(rows):
             colour = COLOURS[row["basis"]]
-            parts.append(frame.line(row["values"], row["rise"], colour))
+            parts.append(frame.line(*_between(row), colour))
+            shown = [(x, r) for x, r in zip(row["values"], row["rise"], strict=True) if r <= SHOWN_RISE]
+            parts += [frame.point(x, r, 0.0, colour, tip=f"{x:.4g} {row['unit']}: {r:.2f} nats") for x, r in shown]
             parts.append(text(frame.x_edges[1] - 165 + 65 * n, 14, row["basis"], fill=colour, anchor="end"))
         parts.append(frame.line(*_parabola(rows[0], low, high), INK, 1.0, "4 3"))
         parts.append(text(frame.x_edges[1], 14, "Laplace (dashed)", fill=INK, anchor="end"))
@@ -180,6 +184,19 @@ def picture(told: Mapping[str, Any]) -> str:
 def _edges(frame: Frame, y: float) -> tuple[float, float, float, float]:
     left, right = frame.x_edges
     return left, y, right, y
+
+
+def _between(row: Mapping[str, Any]) -> tuple[list[float], list[float]]:
+    """A profile between its points: its signed root is nearly straight, so that is interpolated and squared."""
+    values, first = np.unique(row["values"], return_index=True)
+    rise = np.array(row["rise"])[first]
+    if values.size < 2:
+        return values.tolist(), rise.tolist()
+    root = PchipInterpolator(values, np.sign(values - values[np.argmin(rise)]) * np.sqrt(rise))
+    xs = np.unique(np.concatenate([np.linspace(values[0], values[-1], 80), values]))
+    between = np.square(root(xs))
+    shown = between <= SHOWN_RISE
+    return xs[shown].tolist(), between[shown].tolist()
 
 
 def _parabola(row: Mapping[str, Any], low: float, high: float) -> tuple[list[float], list[float]]:

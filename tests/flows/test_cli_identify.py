@@ -112,7 +112,9 @@ def test_the_picture_has_a_panel_for_each_name(told) -> None:
     space = "{http://www.w3.org/2000/svg}"
     assert len(root.findall(f"{space}g")) == 3
     words = {t.text for t in root.iter(f"{space}text")}
-    assert {"posterior", "likelihood", "Laplace (dashed)", "90 % interval below"} < words
+    assert {"posterior", "likelihood", "Laplace (dashed)", "90 %"} < words
+    computed = sum(r <= identify.SHOWN_RISE for p in found["profiles"] for r in p["rise"])
+    assert len(list(root.iter(f"{space}circle"))) == computed
     assert any("kidneys" in w for w in words)
 
 
