@@ -25,8 +25,8 @@ import numpy.typing as npt
 from scipy import special
 
 from tdt_core.assimilation.map_laplace import fit_map
-from tdt_core.assimilation.target import Fit, Target, check_members, laplace, sampled
-from tdt_core.errors import EstimationError, ModelError
+from tdt_core.assimilation.target import Fit, Target, by_halves, check_members, laplace, sampled
+from tdt_core.errors import EstimationError
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -115,15 +115,12 @@ def network(
 def slopes(target: Target, z: FloatArray) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
     """(m, p) -> (m, p) gradient of J by the rung's sensitivities, zero where there is no solution; (m,) where there is one."""
     residuals = target.residuals(z)
-    slope, there = np.zeros_like(z), np.zeros(len(z), dtype=np.bool_)
-    for i in np.flatnonzero(np.isfinite(residuals).all(axis=1)):
-        try:
-            found = z[i] - target.jacobian(z[i]).T @ residuals[i]
-        except (EstimationError, ModelError):
-            continue
-        if np.isfinite(found).all():
-            slope[i], there[i] = found, True
-    return slope, there
+    there = np.asarray(np.isfinite(residuals).all(axis=1))
+    h = by_halves(target.jacobian, z[there], residuals.shape[1], z.shape[1])
+    slope = np.zeros_like(z)
+    slope[there] = z[there] - np.einsum("mdp,md->mp", h, residuals[there])
+    there &= np.isfinite(slope).all(axis=1)
+    return np.where(there[:, None], slope, 0.0), there
 
 
 def _evidence(

@@ -112,15 +112,17 @@ class Target:
         return h
 
 
-def by_halves(work: Callable[[FloatArray], FloatArray], theta: FloatArray, width: int) -> FloatArray:
-    """(m, p) theta -> (m, width) of `work`, NaN without a solution: one batch, and by halves where it fails."""
+def by_halves(work: Callable[[FloatArray], FloatArray], theta: FloatArray, *shape: int) -> FloatArray:
+    """(m, p) theta -> (m, *shape) of `work`, NaN without a solution: one batch, and by halves where it fails."""
+    if not len(theta):
+        return np.empty((0, *shape))
     try:
         return work(theta)
     except (EstimationError, ModelError):
         if len(theta) == 1:
-            return np.full((1, width), np.nan)
+            return np.full((1, *shape), np.nan)
         half = len(theta) // 2
-        return np.concatenate([by_halves(work, part, width) for part in (theta[:half], theta[half:])])
+        return np.concatenate([by_halves(work, part, *shape) for part in (theta[:half], theta[half:])])
 
 
 def censored(u: FloatArray) -> tuple[FloatArray, FloatArray]:

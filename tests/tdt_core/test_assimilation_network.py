@@ -23,7 +23,11 @@ class White:
     def __init__(self, size, y, model, slope):
         self.mean, self.factor, self.y = np.zeros(size), np.eye(size), np.asarray(y, dtype=float)
         self.below = np.zeros(self.y.size, dtype=bool)
-        self.predict, self.jacobian = lambda theta: model(np.atleast_2d(theta)), slope
+        self.predict, self.slope = lambda theta: model(np.atleast_2d(theta)), slope
+
+    def jacobian(self, theta):
+        each = [self.slope(t) for t in np.atleast_2d(theta)]
+        return np.reshape(each, (*theta.shape[:-1], self.y.size, self.mean.size))
 
 
 H = np.array([[2.0, 1.0, 0.0, 0.5], [0.0, 3.0, -1.0, 0.0], [1.0, 0.0, 0.3, 0.0]])
