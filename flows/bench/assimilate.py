@@ -29,7 +29,7 @@ from flows.bench.resumable import by_patient
 from flows.bench.virtual import QUANTITIES, drawn, told_of
 from tdt_core.assimilation import Cycle, Prior, assimilate, next_prior, population_prior, smooth, transition
 from tdt_core.assimilation.experiment import ranks, simulated
-from tdt_core.assimilation.inflation import innovation
+from tdt_core.assimilation.inflation import inflation, innovation
 from tdt_core.errors import EstimationError, TwinError, UsageError
 from tdt_core.kinetics import UPTAKE, KineticModel
 from tdt_core.parameters import packaged_table
@@ -58,17 +58,18 @@ def run(
     smoothed: int = 100,
     processes: int = 1,
     folder: str | None = None,
+    adaptive: int = 0,
 ) -> dict[str, Any]:
     """Named figures of `n` virtual patients with seeds `seed * 100000 + i`, by rung; those of the last one without prefix.
 
     The first `smoothed` of them are also fitted over all cycles at once, with the default estimator: that takes as long as all
-    else together.
+    else together. With `adaptive` 1 the drift widens after two surprising cycles, as with the setting `adaptive_inflation`.
     """
     names = tuple(x.strip() for x in rungs.split(",") if x.strip())
-    if n < 1 or cycles < 1 or draws < RANKS or not names:
+    if n < 1 or cycles < 1 or draws < RANKS or not names or adaptive not in (0, 1):
         raise UsageError(
-            f"{n} patients, {cycles} cycles, {draws} draws, rungs {rungs!r}",
-            expected=f"at least one patient, cycle and rung, and {RANKS} draws",
+            f"{n} patients, {cycles} cycles, {draws} draws, rungs {rungs!r}, adaptive {adaptive}",
+            expected=f"at least one patient, cycle and rung, {RANKS} draws, adaptive 0 or 1",
             kind="usage.bench",
         )
     if misfit not in MISFITS or (misfit == "rung") != bool(truth_rung):
@@ -78,9 +79,10 @@ def run(
             kind="usage.bench",
         )
     told: dict[str, Any] = {"update_seconds": {}}
+    about = f"{estimator}-adaptive" if adaptive else estimator
     for name in names:
         arguments = {
-            f"{name}-{truth_rung or name}-{misfit}-{estimator}-{cycles}-{draws}-{i < smoothed:d}-{seed * 100_000 + i}": (
+            f"{name}-{truth_rung or name}-{misfit}-{about}-{cycles}-{draws}-{i < smoothed:d}-{seed * 100_000 + i}": (
                 seed * 100_000 + i,
                 name,
                 truth_rung or name,
@@ -89,6 +91,7 @@ def run(
                 cycles,
                 draws,
                 i < smoothed,
+                bool(adaptive),
             )
             for i in range(n)
         }
@@ -107,7 +110,16 @@ def one_patient(*arguments: Any) -> dict[str, Any]:
 
 
 def course(
-    seed: int, name: str, truth_rung: str, misfit: str, estimator: str, cycles: int, draws: int, smoothed: bool, work: Path
+    seed: int,
+    name: str,
+    truth_rung: str,
+    misfit: str,
+    estimator: str,
+    cycles: int,
+    draws: int,
+    smoothed: bool,
+    adaptive: bool,
+    work: Path,
 ) -> dict[str, Any]:
     """The course of one virtual patient: rows by cycle and quantity, ranks of a first cycle without a PET, seconds."""
     rng, errors = np.random.default_rng([seed, TRUTH]), np.random.default_rng([seed, ERRORS])
@@ -129,6 +141,7 @@ def course(
     prior, found = population, unknowing
     past: list[Cycle] = []
     filtered: list[Posterior] = []
+    innovations: list[tuple[float, int]] = []  # of cycles that a treated one predicted
     for cycle in range(cycles + 1):
         evidence = _broken(simulated(virtual.plan(cycle), true_rung, theta, errors), misfit)
         if cycle == 1:
@@ -144,12 +157,14 @@ def course(
         said = posterior.diagnostics
         chi2, compared = innovation(posterior)
         out["alarms"].append(bool(chi2 * compared > stats.chi2.ppf(0.99, max(compared, 1))))
+        if cycle > 1:
+            innovations.append((chi2, compared))
         out["surprised"].append(bool(said["predictive"]["extreme"]))
         out["refused"].append(bool(objections(said, posterior.fit_report, rung.regions, limited)))
         if cycle:
             out["seconds"].append(seconds)
         interval = virtual.product.interval_h if cycle else 0.0
-        step = transition(rung, cycle, interval, treated=cycle > 0)
+        step = transition(rung, cycle, interval, treated=cycle > 0).widened(inflation(innovations) if adaptive else 1.0)
         prior = next_prior(posterior, step, f"cycle {cycle}")
         past.append(Cycle(rung, evidence, step))
         filtered.append(posterior)

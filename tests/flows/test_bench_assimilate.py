@@ -34,6 +34,15 @@ def test_a_camera_that_is_far_off_costs_coverage():
     assert wrong["coverage90"]["kidneys"]["c1"] < right["coverage90"]["kidneys"]["c1"] - 0.2
 
 
+def test_with_adaptive_drift_two_surprising_cycles_widen_what_comes_after_them():
+    plain, wide = (bench.run(n=3, cycles=4, seed=4, misfit="shifted", smoothed=0, adaptive=a, **QUICK) for a in (0, 1))
+    before, after = (
+        [t["halfwidth90_median"][q][c] for t in (plain, wide) for q in ("kidneys", "tumours")] for c in ("c3", "c4")
+    )
+    assert before[:2] == before[2:]
+    assert all(w > p for p, w in zip(after[:2], after[2:], strict=True))
+
+
 def test_a_run_that_was_interrupted_goes_on_where_it_stopped(tmp_path):
     first = bench.run(n=2, cycles=1, seed=5, folder=str(tmp_path), **QUICK)
     kept = sorted(tmp_path.glob("*.json"))
@@ -107,7 +116,13 @@ def test_ranks_that_are_not_uniform_are_told():
 
 
 @pytest.mark.parametrize(
-    ("options", "said"), [({"n": 0}, "0 patients"), ({"misfit": "moon"}, "moon"), ({"misfit": "rung"}, "truth rung")]
+    ("options", "said"),
+    [
+        ({"n": 0}, "0 patients"),
+        ({"misfit": "moon"}, "moon"),
+        ({"misfit": "rung"}, "truth rung"),
+        ({"adaptive": 2}, "adaptive 2"),
+    ],
 )
 def test_options_without_meaning_are_refused(options, said):
     with pytest.raises(UsageError, match=said):
