@@ -166,7 +166,7 @@ def picture(told: Mapping[str, Any]) -> str:
         parts = frame.axes(rows[0]["unit"] or "fitted value", f"{name}: rise of the objective, nats")
         y = frame.y(RISE_90)
         parts.append(rule(*_edges(frame, y), MUTED, 1, "2 3"))
-        # in the middle of the posterior's valley, which no line crosses at that height
+        # in the middle of the posterior's valley, which its own line does not cross at that height
         parts.append(text(frame.x(rows[0]["best"]), y - 3, "90 %", fill=MUTED, size=9, anchor="middle", halo=PAPER))
         for n, row in enumerate(rows):
             colour = COLOURS[row["basis"]]
@@ -195,8 +195,11 @@ def _between(row: Mapping[str, Any]) -> tuple[list[float], list[float]]:
     root = PchipInterpolator(values, np.sign(values - values[np.argmin(rise)]) * np.sqrt(rise))
     xs = np.unique(np.concatenate([np.linspace(values[0], values[-1], 80), values]))
     between = np.square(root(xs))
-    shown = between <= SHOWN_RISE
-    return xs[shown].tolist(), between[shown].tolist()
+    best = int(np.argmin(between))
+    over = np.flatnonzero(between > SHOWN_RISE)  # beyond the frame, maybe not for good: what comes after is not drawn
+    begin = max(over[over < best], default=-1) + 1
+    end = min(over[over > best], default=len(xs))
+    return xs[begin:end].tolist(), between[begin:end].tolist()
 
 
 def _parabola(row: Mapping[str, Any], low: float, high: float) -> tuple[list[float], list[float]]:

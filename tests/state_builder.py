@@ -396,6 +396,7 @@ def _summary(ledger: DoseLedger, cycle: int, rng: np.random.Generator) -> dict[s
             "two_j": 52.6,
             "two_j_per_n": 1.12,
             "innovation_chi2_per_n": 1.31,
+            "innovation_p": 0.24,
             "effective_parameters": 24.6,
             "distinct_optima": 1,
             "linearity_shift_sd": 0.08,

@@ -36,7 +36,8 @@ LEVELS: Mapping[str, tuple[float, ...] | None] = {"rich": None, "two": (24.0, 96
 TRUTH, ERRORS, FIT = 41, 42, 43
 
 EFFORT: Mapping[str, Callable[[float, int], dict[str, Any]]] = {
-    # solves that the budget allows, parameters -> options
+    # solves that the budget allows, parameters -> options: factors that make a fit of `reduced_body` take about 5 s, and bounds
+    # where more is of no use. A member of `ies` costs more the more there are, so that it does not follow other budgets
     # after the search and the expansion; a member moves by the model and, mostly, by what is far cheaper
     "map": lambda solves, p: {"members": int(np.clip((solves - 150 * p) / 15, 200, 4000))},
     "es_mda": lambda solves, p: {"members": int(np.clip(solves / 2.5, MEMBERS, 25_000))},

@@ -23,6 +23,7 @@ from flows.report.style import (
     percent,
     plain,
 )
+from tdt_core.assimilation.predictive import EXTREME
 from tdt_core.draws import summarised
 from tdt_core.twin import QUANTITY_NAMES, Decision, Proposal, TwinState
 
@@ -42,7 +43,8 @@ DIAGNOSTIC_NAMES = {
     "two_j": "Chi-square of the fit, prior included (2J at the optimum)",
     "two_j_per_n": f"{FIT_WORDS.capitalize()} (2J/n), about 1 when the error budget is right",
     "chi2_per_n": "Chi-square per datum",
-    "innovation_chi2_per_n": "Innovation chi-square per datum (surprise against the prior)",
+    "innovation_chi2_per_n": "Innovation chi-square per datum (surprise against the prior, linearised)",
+    "innovation_p": "Share of data predicted from the prior that would surprise more",
     "effective_parameters": "Parameters that the data inform",
     "distinct_optima": "Distinct optima found",
     "linearity_shift_sd": "Largest shift of draws against the optimum, sd",
@@ -363,18 +365,28 @@ def since_start(words: str, start_h: float) -> str:
 
 
 def surprising(state: TwinState) -> list[str]:
-    """One line on the scans and regions that the fitted model would hardly give; none where all data are as expected."""
-    found = state.posterior.diagnostics.get("predictive", {}).get("extreme", [])
+    """One line on data that the twin hardly expected, and one on the scans and regions that the fitted model would hardly give;
+    none where all data are as expected."""
+    diagnostics = state.posterior.diagnostics
+    p = diagnostics.get("innovation_p")
+    lines = []
+    if p is not None and p < EXTREME:
+        told = f"{p:.1%}" if p > 0.001 else "less than 0.1%"
+        lines = [f"The twin expected other data before this cycle: {told} of what it predicted would have surprised it more."]
+    found = diagnostics.get("predictive", {}).get("extreme", [])
     shown = [row for row in found if row["what"] != "all"] or found
     if not shown:
-        return []
+        return lines
     named = ", ".join(
         (f"the {r['modality']} scan at {r['time_h'] - start_h(state):.0f} h" if r["what"] == "scan" else r["name"])
         + f" (p {min(r['p_left_out'], r['p_replicated'], r['p_largest']):.0e})"
         for r in shown[:MOST_SURPRISING]
     )
     more = f" and {len(shown) - MOST_SURPRISING} more" if len(shown) > MOST_SURPRISING else ""
-    return [f"The fitted model would hardly give these data: {named}{more}; check their times, calibration and contours."]
+    return [
+        *lines,
+        f"The fitted model would hardly give these data: {named}{more}; check their times, calibration and contours.",
+    ]
 
 
 def with_names(lines: Iterable[str], regions: Iterable[str]) -> list[str]:

@@ -29,7 +29,7 @@ class Candidate:
     ----------
     tia_mbq_h : (draws, regions) time-integrated activity of the administration asked for.
     seconds : of building and fitting, scoring not included; a first call may hold compilation.
-    gradients : evaluations of the model's gradient, one or two for each step of the fit.
+    gradients : places at which the model's gradient was evaluated, by all searches, the expansion and the diagnostics.
     """
 
     model: KineticModel

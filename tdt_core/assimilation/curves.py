@@ -95,6 +95,7 @@ def alone(problem: Problem, group: Sequence[Region]) -> Part:
     part = build_problem(Prior(names, problem.mean[at], covariance, "its part of the whole prior"), own, model)
     rows = np.array([problem.data.index(datum) for datum in part.data], dtype=np.intp)
     columns = np.array([problem.names.index(name) for name in part.names], dtype=np.intp)
-    # nuisances as in the whole problem, whatever the curves' own rung would say of them
+    # errors and nuisances as in the whole problem, whatever the curves' own rung would say of them
     covariance = (problem.factor @ problem.factor.T)[np.ix_(columns, columns)]
-    return Part(replace(part, mean=problem.mean[columns], factor=factor_of(covariance)), rows, columns)
+    part = replace(part, mean=problem.mean[columns], factor=factor_of(covariance), sd=problem.sd[rows])
+    return Part(part, rows, columns)

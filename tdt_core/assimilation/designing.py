@@ -131,15 +131,16 @@ def designs(
 
 
 def _model_of(belief: Prior | Posterior, plan: Evidence) -> KineticModel:
-    """The rung that a posterior names, for the patient of a plan."""
-    if not isinstance(belief, Posterior) or not plan.administrations:
+    """The rung that a posterior names, for the patient of a plan and the ligand of its therapy."""
+    ligands = {a.ligand for a in plan.administrations if a.intent == "therapy"}
+    if not isinstance(belief, Posterior) or len(ligands) != 1:
         raise EstimationError(
             "neither the belief nor its candidates say which kinetic model the parameters are of",
-            expected="`model`, or a posterior and candidates with their administration",
+            expected="`model`, or a posterior and candidates with the administrations of one therapy",
             remedy="pass model=rung_for(...)",
             kind="estimation.design",
         )
-    return rung_for(belief.model, plan.administrations[-1].ligand, plan.regions, covariates_of(plan))
+    return rung_for(belief.model, ligands.pop(), plan.regions, covariates_of(plan))
 
 
 def _worth(

@@ -15,7 +15,7 @@ from tdt_core.assimilation.ensemble import es_mda, ies
 from tdt_core.assimilation.map_laplace import STARTS, fit_map, map_posterior
 from tdt_core.assimilation.markov import mcmc
 from tdt_core.assimilation.network import available, couplings, network
-from tdt_core.assimilation.predictive import predictive_checks
+from tdt_core.assimilation.predictive import predictive_checks, surprise
 from tdt_core.assimilation.problem import Prior, Problem, build_problem
 from tdt_core.assimilation.target import Fit, Target, check_solved, draws_of
 from tdt_core.assimilation.tempered import smc
@@ -29,6 +29,7 @@ FloatArray = npt.NDArray[np.float64]
 Estimator = Callable[..., Fit]
 """`estimator(target, rng, **options)`."""
 
+PRIOR = 61  # stream of random numbers, after those of the fit
 OUTLIER_PASSES = 3
 """Refits with one more outlier a region; more would fit a wrong model by calling its data wrong. Assumed."""
 ROUNDING = 1e-9
@@ -120,6 +121,7 @@ def assimilate(
         diagnostics={
             **_diagnostics(problem, fit, draws, model, evidence, int(outlier.sum()), expected),
             "predictive": checks,
+            "innovation_p": surprise(Target(problem, problem.sd), np.random.default_rng([*seed, PRIOR])),
             "estimator": {"draws_without_solution": lost, **fit.notes, "solves": target.solves[0]},
         },
         fit_report=_fit_report(problem, fit, predicted, target.sd, outlier, expected, by_datum),

@@ -54,7 +54,7 @@ def transition(rung: KineticModel, cycle: int, dt_h: float, treated: bool) -> Tr
     rows = [relation(rung, name) for name in names]
     share = np.array([float(r["common_share"]) for r in rows])
     stated, drift = (np.array([float(r[column]) for r in rows]) for column in ("reversion", "drift_sd"))
-    intervals = dt_h / CYCLE_H
+    intervals = max(dt_h, 1.0) / CYCLE_H  # a drift without any variance could not be learned from (process_noise)
     phi = stated**intervals
     with np.errstate(invalid="ignore"):
         grown = np.where(stated < 1.0, (1.0 - phi**2) / (1.0 - stated**2), intervals)  # variance over that of one interval

@@ -17,7 +17,7 @@ from scipy import linalg
 from tdt_core.assimilation.crank_nicolson import crank_nicolson
 from tdt_core.assimilation.curves import with_tempered_curves
 from tdt_core.assimilation.second_order import expanded
-from tdt_core.assimilation.target import Fit, Target, check_solved, laplace, with_sample
+from tdt_core.assimilation.target import Fit, Target, by_halves, check_solved, laplace, with_sample
 from tdt_core.assimilation.tempered import NO_SOLUTION, resampled
 from tdt_core.errors import EstimationError
 
@@ -95,9 +95,12 @@ def descents(target: Target, z: FloatArray) -> tuple[FloatArray, FloatArray]:
     going = np.isfinite(value)
     arrived = going.copy()  # where the Jacobian is not known yet
     while going.any():
-        if arrived.any():
-            h[arrived] = target.jacobian(z[arrived])
+        h[arrived] = by_halves(target.jacobian, z[arrived], *h.shape[1:])
+        lost = arrived & ~np.isfinite(h).all(axis=(1, 2))
+        value[lost], going[lost] = np.inf, False
         at = np.flatnonzero(going)
+        if not at.size:
+            break
         trial = np.array([z[s] + _step(h[s], residual[s], z[s], damping[s]) for s in at])
         there = target.residuals(trial)
         new = _objective(there, trial)

@@ -141,7 +141,7 @@ class Problem:
 
     def jacobian(self, theta: FloatArray) -> FloatArray:
         """d predicted / d theta at (..., p) theta -> (..., d, p)."""
-        at = np.atleast_2d(theta)
+        at = theta.reshape(-1, theta.shape[-1])
         out = np.zeros((len(at), self.y.size, self.mean.size))
         out[:, :, self.n_model :] = self._design
         for group in self._groups:

@@ -107,7 +107,8 @@ class Target:
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # far out, where the objective is infinite
             h = np.asarray((self.problem.jacobian(self.theta(z)) @ self.problem.factor) / self.sd[:, None])
         if (below := self.problem.below).any():
-            r = (self.problem.y - self.problem.predict(self.theta(z)).reshape(h.shape[:-1])) / self.sd
+            predicted = self.problem.predict(self.theta(z).reshape(-1, z.shape[-1]))
+            r = (self.problem.y - predicted.reshape(h.shape[:-1])) / self.sd
             h[..., below, :] *= censored(r[..., below])[1][..., None]
         return h
 

@@ -129,11 +129,13 @@ def uptake_parameter(rung: KineticModel, region: str) -> str | None:
 def log_jacobian_by_differences(
     rung: KineticModel, theta: FloatArray, administration: Administration, times_h: FloatArray, step: float = 1e-3
 ) -> FloatArray:
-    """Central differences of ln activity, one batch of 2 n solves -> (regions, t, n)."""
-    n = theta.size
-    shifted = np.concatenate([theta + step * np.eye(n), theta - step * np.eye(n)])
-    log_a = np.log(np.maximum(rung.activity(shifted, administration, times_h), 1e-300))
-    return np.moveaxis((log_a[:n] - log_a[n:]) / (2 * step), 0, -1)
+    """Central differences of ln activity at (..., n) theta, 2 n solves each in one batch -> (..., regions, t, n)."""
+    steps = step * np.eye(theta.shape[-1])
+    shifted = theta[..., None, None, :] + np.stack([steps, -steps])
+    activity = rung.activity(shifted.reshape(-1, theta.shape[-1]), administration, times_h)
+    log_a = np.log(np.maximum(activity, 1e-300)).reshape(*shifted.shape[:-1], *activity.shape[1:])
+    ahead, behind = np.moveaxis(log_a, theta.ndim - 1, 0)
+    return np.moveaxis((ahead - behind) / (2 * step), -3, -1)
 
 
 def to_natural(table: ParameterTable, theta: FloatArray) -> FloatArray:

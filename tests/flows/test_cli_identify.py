@@ -118,6 +118,14 @@ def test_the_picture_has_a_panel_for_each_name(told) -> None:
     assert any("kidneys" in w for w in words)
 
 
+def test_a_profile_is_drawn_as_far_as_it_stays_within_the_panel_and_no_line_joins_what_comes_after() -> None:
+    xs, rise = identify._between({"values": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0], "rise": [1.0, 4.0, 1.0, 0.0, 1.0, 6.0]})
+    assert 2.0 < xs[0] < 3.0 < 5.0 < xs[-1] < 6.0
+    assert max(rise) <= identify.SHOWN_RISE
+    assert np.diff(xs).max() < 0.1
+    assert identify._between({"values": [1.0], "rise": [0.0]}) == ([1.0], [0.0])
+
+
 def test_open_sides_are_told_in_words() -> None:
     assert identify.interval({"low": None, "high": 2.0, "laplace": [1.0, 3.0]}) == "open to 2"
     assert identify.interval({"low": None, "high": 2.0, "laplace": [1.0, 3.0]}, "laplace") == "1 to 3"

@@ -358,6 +358,16 @@ def test_data_that_the_model_would_hardly_give_are_told_in_one_line(state: TwinS
     assert warned([]) == []
 
 
+@pytest.mark.parametrize(
+    ("p", "said"), [(0.2, None), (None, None), (0.004, "0.4% of what it predicted"), (1e-4, "less than 0.1%")]
+)
+def test_a_cycle_that_the_twin_did_not_expect_is_told_in_one_line(state: TwinState, p, said) -> None:
+    checks = {**state.posterior.diagnostics, "innovation_p": p}
+    changed = replace(state, posterior=replace(state.posterior, diagnostics=checks))
+    lines = [line for line in sections.warnings(changed) if "expected other data" in line]
+    assert (said is None and not lines) or said in lines[0]
+
+
 def test_a_warning_that_is_told_twice_is_shown_once_and_in_words(state: TwinState) -> None:
     told = "lacrimal_left holds 0.4 mL; kidney_right too"
     regions = (*state.evidence.regions, replace(state.evidence.regions[0], name="lacrimal_left", organ="lacrimal_glands"))

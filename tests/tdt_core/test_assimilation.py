@@ -167,6 +167,8 @@ def test_two_intervals_move_parameters_as_one_of_their_length(rung, hours):
 
 def test_pre_therapy_to_first_cycle_does_not_drift(rung):
     prior = population_prior(rung)
+    at_once = transition(rung, 1, 0.0, treated=True).noise
+    assert np.linalg.eigvalsh(at_once).min() > 0.0  # a drift that can be learned from
     mean, covariance = transition(rung, 0, 200.0, treated=True).moments(prior.mean + 0.1, prior.covariance * 0.5)
     np.testing.assert_allclose(mean, prior.mean + 0.1)
     np.testing.assert_allclose(covariance, prior.covariance * 0.5)

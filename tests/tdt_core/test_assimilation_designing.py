@@ -183,6 +183,13 @@ def test_the_same_camera_is_worth_less_where_its_calibration_is_already_known(ru
 
     assert worth["other"] > worth["same"] + 0.05
     assert found == design(posterior, offered, kidney, model=rung)  # a posterior names its model, a prior does not
+    tracer = dataclasses.replace(
+        GIVEN, product="Ga-68-PSMA-11", ligand="PSMA-11", nuclide="Ga-68", intent="imaging", time_h=-48.0
+    )
+    image = dataclasses.replace(offered["same"].activities[0], time_h=-47.0, nuclide="Ga-68", modality="PET")
+    pet = dataclasses.replace(offered["same"], administrations=(GIVEN, tracer), activities=(image,))
+    both = {"same": offered["same"], "PET": pet}
+    assert design(posterior, both, kidney) == design(posterior, both, kidney, model=rung)  # the therapy's ligand
     with pytest.raises(EstimationError, match="which kinetic model"):
         design(population_prior(rung), offered, kidney)
 

@@ -195,6 +195,16 @@ def test_a_value_below_the_limit_pulls_the_prediction_down_and_a_limit_far_above
     assert innovation(posterior) == (0.0, 0)  # a limit is compared with nothing, and counts as none
 
 
+def test_gradients_of_many_places_in_one_batch_are_those_of_each(rung):
+    """Frames, collections, samples and limits; members of one batch of the solver take common steps."""
+    data = (blood(24.0, 1e-3, below=True), blood(1.0, 0.2), excreta(4.0, 24.0), body(30.0))
+    problem = problem_of(rung, evidence(*data, activities=[image("liver", 24.0), image("liver", 1.0, duration_h=1.6)]))
+    target = Target(problem, problem.sd)
+    z = 0.3 * np.random.default_rng(5).standard_normal((2, 3, target.size))
+    found = target.jacobian(z)
+    np.testing.assert_allclose(found, [[target.jacobian(at) for at in row] for row in z], rtol=1e-3, atol=1e-3)
+
+
 def test_the_objective_with_a_limit_has_the_gradient_that_the_fit_uses(rung):
     problem = problem_of(rung, evidence(blood(24.0, 1e-3, below=True), blood(1.0, 0.2), activities=[image("liver", 24.0)]))
     target = Target(problem, problem.sd)

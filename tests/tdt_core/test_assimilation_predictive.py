@@ -8,7 +8,8 @@ from scipy import stats
 
 from tdt_core.assimilation import assimilate, build_problem, population_prior
 from tdt_core.assimilation.experiment import simulated
-from tdt_core.assimilation.predictive import extreme
+from tdt_core.assimilation.predictive import extreme, surprise
+from tdt_core.assimilation.target import Target
 from tdt_core.kinetics import rung_for
 from tdt_core.twin import Administration, ErrorBudget, Evidence, Patient, Region, RegionActivity, Sample
 
@@ -144,3 +145,33 @@ def test_without_data_there_is_nothing_to_check_and_limits_are_left_out():
     posterior = assimilate(prior, simulated(seen, rung, prior.mean, np.random.default_rng(1)), rung, n_draws=20)
     assert set(rows(posterior)) == {("region", "kidney_left"), ("scan", "scan-24"), ("all", "all data")}
     assert ["p_left_out" in row for row in posterior.fit_report] == [True, False]
+
+
+class Bent:
+    """Three data of two parameters, growing faster than exp(theta_0): the linearised prior says little of it."""
+
+    mean, factor, below = np.zeros(2), np.array([[1.0, 0.0], [0.4, 0.9]]), np.zeros(3, dtype=bool)
+
+    def __init__(self, y=np.zeros(3)):
+        self.y = y
+
+    def predict(self, theta):
+        theta = np.atleast_2d(theta)
+        return np.stack([np.exp(1.5 * theta[:, 0]), theta[:, 0] * theta[:, 1], theta[:, 1] ** 2], axis=1)
+
+
+def test_surprise_is_uniform_for_a_right_model_however_bent_and_small_for_a_wrong_one():
+    rng, sd = np.random.default_rng(3), np.array([0.1, 0.3, 0.2])
+    found = []
+    for _ in range(400):
+        truth = rng.standard_normal(2) @ Bent.factor.T
+        y = Bent().predict(truth)[0] + sd * rng.standard_normal(3)
+        found.append(surprise(Target(Bent(y), sd), rng))
+    assert stats.kstest(found, "uniform").pvalue > 0.01
+    assert np.mean(np.array(found) < 0.02) < 0.05
+    assert surprise(Target(Bent(np.array([0.0, 0.0, -20.0])), sd), rng) < 0.005
+    unseen = Bent()
+    unseen.below = np.ones(3, dtype=bool)
+    assert surprise(Target(unseen, sd), rng) is None
+    unseen.below = np.array([True, True, False])
+    assert 0.0 < surprise(Target(unseen, sd), rng) <= 1.0

@@ -269,7 +269,7 @@ def test_a_fit_has_a_cost_and_does_not_depend_on_being_counted():
     alone = assimilate(population_prior(found.model), evidence, found.model, seed=(4, 1), n_draws=50)
     np.testing.assert_array_equal(found.posterior.draws, alone.draws)
     assert found.seconds > 0
-    assert found.gradients >= 4
+    assert found.gradients > 4 + 2  # the starts, the optimum, the prior mean, and the steps between
 
 
 # --- averaging

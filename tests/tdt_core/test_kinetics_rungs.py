@@ -78,6 +78,9 @@ def test_gradients_at_many_places_are_those_at_each(name):
     assert found.shape == (2, 3, len(REGIONS), len(TIMES), theta.shape[-1])
     each = [[rung.log_jacobian(at, GIVEN, TIMES) for at in row] for row in theta]
     np.testing.assert_allclose(found, each, atol=1e-3)
+    differences = log_jacobian_by_differences(rung, theta[:, 0], GIVEN, TIMES)
+    each = [log_jacobian_by_differences(rung, at, GIVEN, TIMES) for at in theta[:, 0]]
+    np.testing.assert_allclose(differences, each, atol=0.02)  # of solves to their tolerance
 
 
 def test_compartmental_rung_agrees_with_an_independent_integrator():
