@@ -35,9 +35,10 @@ MOST_MOVES = 60
 ROUND, MIXED, STILL = 30, 0.95, 0.25
 """A round of moves ends when draws have gone this share of the squared distance between independent ones, or after `ROUND`
 moves; the last one is that whose mean and sd differ from those of the Gaussian moved about by less than `STILL` sd."""
-ROUND_NEAR, MOST_NEAR = 60, 180
-"""The same under the expansion to second order, where a move takes 1 to 3 ms: always all of them."""
-EXACT, WITHIN, ENOUGH = 4, 9, 0.2
+ROUND_NEAR, MOST_NEAR, WIDE = 60, 120, 1.3
+"""The same under the expansion to second order, where a move takes 1 to 3 ms: always all of them, about a Gaussian of so many
+times the variance, lest tails be reached too seldom."""
+EXACT, WITHIN, ENOUGH = 6, 19, 0.2
 """Moves by the posterior itself after that, each with this many (odd, so that they are reversible) under the expansion as its
 proposal; with a smaller share accepted the expansion is no help, and members do not count as mixed."""
 GAUSSIAN = 0.05
@@ -164,10 +165,10 @@ def moved(
     notes: dict[str, Any] = {"draws_without_solution": lost, "members": members}
     near = expanded(target, fit)
     if near is None:
-        found = _settled(target, about, z, rng, staying, ROUND, most_moves, early=True)
+        found = _settled(target, about, z, rng, staying, _Rounds(ROUND, most_moves))
         notes |= {"moves": found.moves, "mixed": found.mixed}
     else:
-        found = _settled(near, about, z, rng, staying, ROUND_NEAR, MOST_NEAR, early=False)
+        found = _settled(near, about, z, rng, staying, _Rounds(ROUND_NEAR, MOST_NEAR, early=False, wide=WIDE))
         found, accepted = _corrected(target, near, found, rng, staying)
         notes |= {"moves": EXACT, "mixed": found.mixed, "accepted": accepted, "moves_expanded": found.moves}
     g = found.about
@@ -184,36 +185,41 @@ class _Settled(NamedTuple):
     mixed: bool
 
 
+class _Rounds(NamedTuple):
+    """Rounds of `moves`, none that begins after `most`; `early`: no more than it takes; `wide`: variance of the Gaussian that
+    members move about over that of where they are."""
+
+    moves: int
+    most: int
+    early: bool = True
+    wide: float = 1.0
+
+
 def _settled(
-    target: Target,
-    about: _Gaussian,
-    z: FloatArray,
-    rng: np.random.Generator,
-    staying: int,
-    moves: int,
-    most: int,
-    early: bool,
+    target: Target, about: _Gaussian, z: FloatArray, rng: np.random.Generator, staying: int, rounds: _Rounds
 ) -> _Settled:
-    """Members z (m, p) moved in rounds of `moves`, about `most` in all; `early`: no more than it takes.
+    """Members z (m, p) moved in rounds.
 
     Each round is about the Gaussian that the round before found. The last `staying` coordinates move every other time only:
     what no Gaussian describes is slow to move about one, and would hold up the rest. With `early` a round ends when members are
     mixed, and the last one is that which leaves its Gaussian standing.
     """
-    members, made, step, enough = len(z), 0, 0.5, MIXED if early else np.inf
+    members, made, step, enough = len(z), 0, 0.5, MIXED if rounds.early else np.inf
     while True:
         visited: list[FloatArray] = []
+        wide = about.widened(rounds.wide)
 
-        def evaluate(u: FloatArray, about: _Gaussian = about) -> tuple[FloatArray, FloatArray]:
-            return (excess := about.excess(target, u)), excess
+        def evaluate(u: FloatArray, wide: _Gaussian = wide) -> tuple[FloatArray, FloatArray]:
+            return (excess := wide.excess(target, u)), excess
 
         found = crank_nicolson(
-            evaluate, about.white(z), rng, mixed=enough, most=moves, step=step, visit=visited.append, staying=staying
+            evaluate, wide.white(z), rng, mixed=enough, most=rounds.moves, step=step, visit=visited.append, staying=staying
         )
-        solved, made, step, z = np.isfinite(found.carried), made + found.made, found.step, about.places(found.u)
-        about, still = about.fitted(np.concatenate([at[solved] for at in visited[len(visited) // 2 :]]), members)
-        if made >= most or (early and still):
-            return _Settled(z[solved], about, step, made, still and (found.mixed or not early))
+        solved, made, step, z = np.isfinite(found.carried), made + found.made, found.step, wide.places(found.u)
+        late = np.concatenate([at[solved] for at in visited[len(visited) // 2 :]])
+        about, still = about.fitted(np.sqrt(rounds.wide) * late, members)
+        if made >= rounds.most or (rounds.early and still):
+            return _Settled(z[solved], about, step, made, still and (found.mixed or not rounds.early))
 
 
 def _corrected(target: Target, near: Target, found: _Settled, rng: np.random.Generator, staying: int) -> tuple[_Settled, float]:
@@ -222,10 +228,10 @@ def _corrected(target: Target, near: Target, found: _Settled, rng: np.random.Gen
     They are resampled by the ratio of the two and moved `EXACT` times. Moves under `near` are reversible there, so that their
     end is accepted with the ratio at the end over that at the beginning.
     """
-    about, step = found.about, found.step
+    about, wide, step = found.about, found.about.widened(WIDE), found.step
 
     def of_near(u: FloatArray) -> tuple[FloatArray, FloatArray]:
-        return (excess := about.excess(near, u)), excess
+        return (excess := wide.excess(near, u)), excess
 
     def ratio(z: FloatArray) -> FloatArray:
         with np.errstate(invalid="ignore"):
@@ -237,10 +243,8 @@ def _corrected(target: Target, near: Target, found: _Settled, rng: np.random.Gen
     z, excess = found.z[chosen], excess[chosen]
     visited, shares = [], []
     for _ in range(EXACT):
-        moved_ = crank_nicolson(
-            of_near, about.white(z), rng, mixed=np.inf, most=WITHIN, step=step, staying=staying, adapt=False
-        )
-        trial = about.places(moved_.u)
+        moved_ = crank_nicolson(of_near, wide.white(z), rng, mixed=np.inf, most=WITHIN, step=step, staying=staying, adapt=False)
+        trial = wide.places(moved_.u)
         there = ratio(trial)
         accepted = np.log(rng.random(len(z))) < there - excess
         z, excess = np.where(accepted[:, None], trial, z), np.where(accepted, there, excess)
@@ -263,6 +267,10 @@ class _Gaussian:
         root = np.empty_like(self.root)
         root[order] = np.linalg.cholesky((self.root @ self.root.T)[np.ix_(order, order)])
         return _Gaussian(self.centre, root)
+
+    def widened(self, factor: float) -> _Gaussian:
+        """The same with `factor` times the covariance."""
+        return _Gaussian(self.centre, np.sqrt(factor) * self.root)
 
     def places(self, u: FloatArray) -> FloatArray:
         return np.asarray(self.centre + u @ self.root.T)

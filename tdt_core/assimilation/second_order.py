@@ -2,14 +2,14 @@
 
     ln data = h0 + H w + 1/2 w' Q w,   w = R^-1 (theta - theta0),   R R' the Laplace covariance of the body's parameters
 
-Q comes from central differences of Jacobians, one posterior sd to either side. What is in closed form is taken as it is: curves
-of their own (`Separable`), and nuisances, in which ln data are linear.
+Q comes from central differences of Jacobians, one posterior sd to either side; products w_i w_j that hardly bend anything (of
+different organs, most of all) are left out. What is in closed form is taken as it is: curves of their own (`Separable`), and
+nuisances, in which ln data are linear.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -22,13 +22,17 @@ from tdt_core.errors import EstimationError, ModelError
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.intp]
 
+NEGLIGIBLE = 0.05
+"""Products are left out that together bend the data by less than this, in sd of their error (root of the sum of squares)."""
+
 
 @dataclass(frozen=True, eq=False)
 class SecondOrder:
     """A `Problem` with its body expanded; meets `Solvable`.
 
     rows (k,), columns (b,) : data and parameters of the body. place (b,) : theta0. inverse (b, b) : R^-1.
-    constant (k,), slope (b, k), bend (b, k, b) : h0, H, Q. curves : the rest of the model, None where there is none.
+    constant (k,), slope (k, b) : h0, H. first, second (n,), bend (k, n) : products w_first w_second and what each adds.
+    curves : the rest of the model, None where there is none.
     """
 
     whole: Problem
@@ -39,6 +43,8 @@ class SecondOrder:
     inverse: FloatArray
     constant: FloatArray
     slope: FloatArray
+    first: IntArray
+    second: IntArray
     bend: FloatArray
 
     @property
@@ -70,21 +76,11 @@ class SecondOrder:
         theta = np.atleast_2d(theta)
         out = self.whole.shifts(theta)
         w = self.inverse @ (theta[:, self.columns] - self.place).T
-        b, begins, coefficients = len(w), *self._pairs
-        products = np.empty((coefficients.shape[1], len(theta)))
-        for i, begin in enumerate(begins):
-            np.multiply(w[i:], w[i], out=products[begin : begin + b - i])
-        out[:, self.rows] += (self.constant[:, None] + self.slope.T @ w + coefficients @ products).T
+        out[:, self.rows] += (self.constant[:, None] + self.slope @ w + self.bend @ (w[self.first] * w[self.second])).T
         if self.curves is not None:
             part, at, own = self.curves
             out[:, at] += part.unshifted(theta[:, own[: part.n_model]])
         return out
-
-    @cached_property
-    def _pairs(self) -> tuple[IntArray, FloatArray]:
-        """Each pair of directions once: where those of each direction begin (b,), and all coefficients (k, pairs)."""
-        i, j = np.triu_indices(len(self.columns))
-        return np.flatnonzero(i == j), np.ascontiguousarray((np.where(i == j, 0.5, 1.0)[:, None] * self.bend[i, :, j]).T)
 
 
 def expanded(target: Target, fit: Fit) -> Target | None:
@@ -122,7 +118,19 @@ def expanded(target: Target, fit: Fit) -> Target | None:
         return None
     seen = [r for r in regions if r.name in {d.name for d in problem.data}]
     constant = problem.unshifted(theta[None, : problem.n_model])[0, rows]
-    bend = 0.5 * (bend + bend.transpose(2, 1, 0))
+    i, j, bend = _products(0.5 * (bend + bend.transpose(2, 1, 0)), target.sd[rows])
     curves = alone(problem, seen) if seen else None
-    expansion = SecondOrder(problem, curves, rows, columns, theta[columns], np.linalg.inv(root), constant, middle[0].T, bend)
+    expansion = SecondOrder(
+        problem, curves, rows, columns, theta[columns], np.linalg.inv(root), constant, middle[0], i, j, bend
+    )
     return Target(expansion, target.sd)
+
+
+def _products(bend: FloatArray, sd: FloatArray) -> tuple[IntArray, IntArray, FloatArray]:
+    """(b, k, b) Q -> each product of two directions that matters to data with errors sd (k,): i, j (n,), coefficients (k, n)."""
+    i, j = np.triu_indices(len(bend))
+    coefficients = (np.where(i == j, 0.5, 1.0)[:, None] * bend[i, :, j]).T
+    weight = np.square(coefficients / sd[:, None]).sum(axis=0)
+    order = np.argsort(weight)
+    kept = np.sort(order[np.cumsum(weight[order]) >= NEGLIGIBLE**2])
+    return i[kept], j[kept], coefficients[:, kept]
