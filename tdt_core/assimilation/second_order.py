@@ -127,7 +127,7 @@ def expanded(target: Target, fit: Fit) -> Target | None:
 
 
 def _products(bend: FloatArray, sd: FloatArray) -> tuple[IntArray, IntArray, FloatArray]:
-    """(b, k, b) Q -> each product of two directions that matters to data with errors sd (k,): i, j (n,), coefficients (k, n)."""
+    """(b, k, b) Q -> each product of two directions that matters to data with errors sd (k,): i, j (n,), factors (k, n)."""
     i, j = np.triu_indices(len(bend))
     coefficients = (np.where(i == j, 0.5, 1.0)[:, None] * bend[i, :, j]).T
     weight = np.square(coefficients / sd[:, None]).sum(axis=0)
