@@ -35,7 +35,8 @@ def test_a_camera_that_is_far_off_costs_coverage():
 
 
 def test_with_adaptive_drift_two_surprising_cycles_widen_what_comes_after_them():
-    plain, wide = (bench.run(n=3, cycles=4, seed=4, misfit="shifted", smoothed=0, adaptive=a, **QUICK) for a in (0, 1))
+    """A patient whose cycles 2 and 3 both surprise, as not every one with shifted scans does."""
+    plain, wide = (bench.run(n=1, cycles=4, seed=6, misfit="shifted", smoothed=0, adaptive=a, **QUICK) for a in (0, 1))
     before, after = (
         [t["halfwidth90_median"][q][c] for t in (plain, wide) for q in ("kidneys", "tumours")] for c in ("c3", "c4")
     )
