@@ -44,6 +44,7 @@ DIAGNOSTIC_NAMES = {
     "two_j_per_n": f"{FIT_WORDS.capitalize()} (2J/n), about 1 when the error budget is right",
     "chi2_per_n": "Chi-square per datum",
     "innovation_chi2_per_n": "Innovation chi-square per datum (surprise against the prior, linearised)",
+    "innovation_n": "Data compared with the prior",
     "innovation_p": "Share of data predicted from the prior that would surprise more",
     "effective_parameters": "Parameters that the data inform",
     "distinct_optima": "Distinct optima found",
