@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 from scipy import linalg
 from scipy.optimize import brentq
-from scipy.special import logsumexp
 
 from tdt_core.assimilation.crank_nicolson import Moved, crank_nicolson
 from tdt_core.assimilation.ensemble import ensemble_size
@@ -55,18 +54,22 @@ def _rise(data: FloatArray, most: float) -> float:
     """The rise in temperature that leaves the wanted effective sample size."""
 
     def excess(rise: float) -> float:
-        log_weight = -rise * data
-        log_ess = 2.0 * logsumexp(log_weight) - logsumexp(2.0 * log_weight)
-        return float(log_ess - np.log(KEEP * len(data)))
+        weight = _weights(data, rise)
+        return float(2.0 * np.log(weight.sum()) - np.log(weight @ weight) - np.log(KEEP * len(data)))
 
     return most if excess(most) >= 0 else float(brentq(excess, 0.0, most, xtol=1e-10 * most))
+
+
+def _weights(data: FloatArray, rise: float) -> FloatArray:
+    """(m,) exp(-rise data), 1 at the least of the data."""
+    return np.asarray(np.exp(-rise * (data - data.min())))
 
 
 def resampled(data: FloatArray, rise: float, rng: np.random.Generator) -> npt.NDArray[np.intp]:
     """(m,) members by systematic resampling with weights exp(-rise data)."""
     n = len(data)
-    edges = np.cumsum(np.exp(-rise * data - logsumexp(-rise * data)))
-    edges[-1] = 1.0
+    edges = np.cumsum(_weights(data, rise))
+    edges /= edges[-1]
     return np.searchsorted(edges, (rng.random() + np.arange(n)) / n, side="right").clip(max=n - 1)
 
 
