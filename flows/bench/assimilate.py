@@ -30,7 +30,7 @@ from flows.bench.virtual import QUANTITIES, drawn, told_of
 from tdt_core.assimilation import Cycle, Prior, assimilate, next_prior, population_prior, smooth, transition
 from tdt_core.assimilation.experiment import ranks, simulated
 from tdt_core.assimilation.inflation import inflation, innovation
-from tdt_core.assimilation.predictive import EXTREME
+from tdt_core.assimilation.predictive import unexpected
 from tdt_core.errors import EstimationError, TwinError, UsageError
 from tdt_core.kinetics import UPTAKE, KineticModel
 from tdt_core.parameters import packaged_table
@@ -156,7 +156,7 @@ def course(
         posterior, found, seconds = fitted(prior, evidence)
         rows += [told_of(q, truth[q], found[q]) | {"cycle": cycle, "what": "posterior"} for q in QUANTITIES]
         said = posterior.diagnostics
-        out["alarms"].append((said["innovation_p"] or 1.0) < EXTREME)
+        out["alarms"].append(unexpected(said))
         if cycle > 1:
             innovations.append(innovation(posterior))
         out["surprised"].append(bool(said["predictive"]["extreme"]))

@@ -23,7 +23,7 @@ from flows.report.style import (
     percent,
     plain,
 )
-from tdt_core.assimilation.predictive import EXTREME
+from tdt_core.assimilation.predictive import unexpected
 from tdt_core.draws import summarised
 from tdt_core.twin import QUANTITY_NAMES, Decision, Proposal, TwinState
 
@@ -369,9 +369,9 @@ def surprising(state: TwinState) -> list[str]:
     """One line on data that the twin hardly expected, and one on the scans and regions that the fitted model would hardly give;
     none where all data are as expected."""
     diagnostics = state.posterior.diagnostics
-    p = diagnostics.get("innovation_p")
     lines = []
-    if p is not None and p < EXTREME:
+    if unexpected(diagnostics):
+        p = diagnostics["innovation_p"]
         told = f"{p:.1%}" if p > 0.001 else "less than 0.1%"
         lines = [f"The twin expected other data before this cycle: {told} of what it predicted would have surprised it more."]
     found = diagnostics.get("predictive", {}).get("extreme", [])

@@ -41,9 +41,7 @@ def with_tempered_curves(
     if not isinstance(problem, Problem):
         return theta, again
     theta = theta.copy()
-    seen = {datum.name for datum in problem.data}
-    regions = [r for r in curved(problem) if r.name in seen]
-    for group in _tied(problem, regions):
+    for group in _tied(problem, seen_curves(problem)):
         part, rows, at = alone(problem, group)
         sample = smc(Target(part, target.sd[rows]), rng, members=len(theta)).sample
         assert sample is not None
@@ -72,6 +70,12 @@ def _tied(problem: Problem, regions: Sequence[Region]) -> list[list[Region]]:
 def curved(problem: Problem) -> tuple[Region, ...]:
     """Regions of a problem that have curves of their own."""
     return problem.model.separable if isinstance(problem.model, Separable) else ()
+
+
+def seen_curves(problem: Problem) -> list[Region]:
+    """Those of them that have data."""
+    names = {datum.name for datum in problem.data}
+    return [region for region in curved(problem) if region.name in names]
 
 
 class Part(NamedTuple):

@@ -7,6 +7,7 @@ the data hardly tell is skew, and the ranks of the truth among Laplace draws lea
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -208,12 +209,15 @@ def _settled(
     while True:
         visited: list[FloatArray] = []
         wide = about.widened(rounds.wide)
-
-        def evaluate(u: FloatArray, wide: _Gaussian = wide) -> tuple[FloatArray, FloatArray]:
-            return (excess := wide.excess(target, u)), excess
-
         found = crank_nicolson(
-            evaluate, wide.white(z), rng, mixed=enough, most=rounds.moves, step=step, visit=visited.append, staying=staying
+            wide.weighing(target),
+            wide.white(z),
+            rng,
+            mixed=enough,
+            most=rounds.moves,
+            step=step,
+            visit=visited.append,
+            staying=staying,
         )
         solved, made, step, z = np.isfinite(found.carried), made + found.made, found.step, wide.places(found.u)
         late = np.concatenate([at[solved] for at in visited[len(visited) // 2 :]])
@@ -229,9 +233,7 @@ def _corrected(target: Target, near: Target, found: _Settled, rng: np.random.Gen
     end is accepted with the ratio at the end over that at the beginning.
     """
     about, wide, step = found.about, found.about.widened(WIDE), found.step
-
-    def of_near(u: FloatArray) -> tuple[FloatArray, FloatArray]:
-        return (excess := wide.excess(near, u)), excess
+    of_near = wide.weighing(near)
 
     def ratio(z: FloatArray) -> FloatArray:
         with np.errstate(invalid="ignore"):
@@ -281,6 +283,14 @@ class _Gaussian:
     def excess(self, target: Target, u: FloatArray) -> FloatArray:
         """(m,) ln (posterior / this Gaussian) at u (m, p), but for a constant."""
         return np.asarray(0.5 * np.square(u).sum(axis=1) - target.objective(self.places(u)))
+
+    def weighing(self, target: Target) -> Callable[[FloatArray], tuple[FloatArray, FloatArray]]:
+        """`excess` as moves take it, and to keep."""
+
+        def evaluate(u: FloatArray) -> tuple[FloatArray, FloatArray]:
+            return (excess := self.excess(target, u)), excess
+
+        return evaluate
 
     def fitted(self, u: FloatArray, members: int) -> tuple[_Gaussian, bool]:
         """The Gaussian of places u (k, p) that `members` took, shrunk toward this one, and whether it is nearly this one."""

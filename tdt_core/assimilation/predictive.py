@@ -15,12 +15,12 @@ Errors are those before outliers were widened. Limits of quantification are left
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special, stats
+from scipy import linalg, special, stats
 
 from tdt_core.assimilation.problem import Problem
 from tdt_core.assimilation.target import Fit, Target
@@ -95,12 +95,18 @@ def surprise(target: Target, rng: np.random.Generator) -> float | None:
     root = np.linalg.cholesky(np.cov(predicted[:half], rowvar=False) + np.diag(sd**2))
 
     def distance(y: FloatArray) -> FloatArray:
-        return np.asarray(np.square(np.linalg.solve(root, (y - centre).T)).sum(axis=0))
+        return np.asarray(np.square(linalg.solve_triangular(root, (y - centre).T, lower=True)).sum(axis=0))
 
     others = np.repeat(predicted[half:], REPLICATES, axis=0)
     replicated = distance(others + rng.standard_normal(others.shape) * sd)
     further = int((replicated >= distance(problem.y[None, seen])[0]).sum())
     return (1 + further) / (1 + len(others))
+
+
+def unexpected(diagnostics: Mapping[str, Any]) -> bool:
+    """Whether a fit's data were hardly expected; not where nothing says so, as in states from before `surprise`."""
+    p = diagnostics.get("innovation_p")
+    return p is not None and p < EXTREME
 
 
 def extreme(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tdt_core.assimilation.curves import Part, alone, curved
+from tdt_core.assimilation.curves import Part, alone, curved, seen_curves
 from tdt_core.assimilation.problem import Problem
 from tdt_core.assimilation.target import Fit, Target
 from tdt_core.errors import EstimationError, ModelError
@@ -92,8 +92,7 @@ def expanded(target: Target, fit: Fit) -> Target | None:
     problem = target.problem
     if not isinstance(problem, Problem):
         return None
-    regions = curved(problem)
-    described = {r.name for r in regions}
+    described = {r.name for r in curved(problem)}
     rows = np.array([i for i, d in enumerate(problem.data) if d.name not in described], dtype=np.intp)
     columns = np.array(
         [i for i, n in enumerate(problem.names[: problem.n_model]) if n.rpartition(".")[0] not in described], dtype=np.intp
@@ -116,7 +115,7 @@ def expanded(target: Target, fit: Fit) -> Target | None:
     bend = (ahead - behind) / 2.0
     if not np.isfinite(bend).all():
         return None
-    seen = [r for r in regions if r.name in {d.name for d in problem.data}]
+    seen = seen_curves(problem)
     constant = problem.unshifted(theta[None, : problem.n_model])[0, rows]
     i, j, bend = _products(0.5 * (bend + bend.transpose(2, 1, 0)), target.sd[rows])
     curves = alone(problem, seen) if seen else None
