@@ -179,10 +179,9 @@ def risk_curve(curve: Row, accepted: float, proposed_mbq: float | None, allowed_
     if allowed_mbq:
         x1, x2 = (frame.x(v) for v in allowed_mbq)
         parts.append(box(x1, frame.top, x2 - x1, frame.y_edges[1] - frame.top, ALLOWED))
-        # where neither the proposal nor the risk, which rises to the right, is: top left, else bottom right
-        taken = proposed_mbq is not None and frame.x(proposed_mbq) - x1 < 130
-        x, y, anchor = (x2 - 5, frame.y_edges[1] - 6, "end") if taken else (x1 + 5, frame.top + 12, "start")
-        parts.append(text(x, y, "product's allowed range", size=10, fill="#3d6b4f", anchor=anchor, halo=ALLOWED))
+        # above the plot, where no curve, limit or proposal can cross it, and right of the axis' own title
+        end = max(x2, frame.left + 320)
+        parts.append(text(end, frame.top - 6, "product's allowed range", size=10, fill="#3d6b4f", anchor="end"))
     parts += frame.axes("activity of the next administration, MBq", "P(limit's allowance exceeded), %")
     y = frame.y(100 * accepted)
     parts.append(rule(frame.left, y, frame.x_edges[1], y, DANGER, 1.2, "6 4"))
