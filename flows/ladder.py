@@ -6,6 +6,7 @@ Every rung starts from its own population prior, whatever the state's chain lear
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -75,7 +76,7 @@ def ladder(state: TwinState, names: Sequence[str] = (), basis: Basis = "evidence
         raise UsageError(f"no kinetic model named {unknown[0]!r}", expected=f"one of {known}", kind="model.name")
     given, ligand = asked_for(state)
     seed = (int(state.identity.get("root_seed", 0)), state.cycle, LADDER)
-    found = climb(names or rungs(), ligand, state.evidence, given, basis=basis, seed=seed, n_draws=n_draws)
+    found = climb(names or rungs(), ligand, state.evidence, given, basis=basis, seed=seed, n_draws=n_draws, clock=perf_counter)
     regions = state.evidence.regions
     scores = {name: c.score for name, c in found.candidates.items()}
     defined = {name: s for name, s in scores.items() if s.aicc is not None}

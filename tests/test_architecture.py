@@ -21,6 +21,8 @@ BANNED = {
     },
     "storage": {"flows", "prefect", "dask", "distributed"},
 }
+CLOCKS = {"time", "now", "utcnow", "today", "perf_counter", "monotonic", "process_time"}
+"""Attributes and names that read a clock; the science is told what time it is."""
 WRITERS = {"to_zarr", "to_netcdf", "chunk", "open_zarr", "open_dataset"}
 
 
@@ -46,6 +48,31 @@ def test_no_module_imports_outward(package: str) -> None:
         if (bad := imported(ast.parse(path.read_text())) & BANNED[package])
     }
     assert modules(package)
+    assert not wrong
+
+
+def read_clocks(tree: ast.AST) -> set[str]:
+    """What reads a clock: a module of the standard library that has one imported, or its functions called on `datetime`."""
+    called = {
+        n.func.attr
+        for n in ast.walk(tree)
+        if isinstance(n, ast.Call)
+        and isinstance(n.func, ast.Attribute)
+        and ast.unparse(n.func.value) in ("datetime", "date", "time")
+    }
+    return (imported(tree) & {"time", "timeit"}) | (called & CLOCKS)
+
+
+@pytest.mark.parametrize("source", ["import time", "from time import perf_counter", "datetime.now(UTC)", "x = date.today()"])
+def test_reading_a_clock_is_recognised(source: str) -> None:
+    assert read_clocks(ast.parse(source))
+
+
+def test_the_core_reads_no_clock() -> None:
+    wrong = {
+        str(path.relative_to(ROOT)): bad for path in modules("tdt_core") if (bad := read_clocks(ast.parse(path.read_text())))
+    }
+    assert modules("tdt_core")
     assert not wrong
 
 

@@ -302,6 +302,8 @@ def uniformity(found: Sequence[Mapping[str, int]]) -> dict[str, Any]:
 def describe(told: Mapping[str, Any]) -> str:
     """The table for the terminal."""
     lines = [f"{told['n']} virtual patients, seed {told['seed']}, estimator {told['estimator']}, misfit {told['misfit']}"]
+    if told["failed"]:
+        lines.append(f"{told['failed']} courses failed and are in no figure: {'; '.join(told['failures'])}")
     for name in told["rungs"]:
         short = SHORT.get(name, name)
         mine = told.get(short, told)

@@ -66,12 +66,11 @@ def run(
             expected="two patients, 20 draws, two hours above 0 to choose from, a protocol, and pet 0 or 1",
             kind="usage.bench",
         )
-    about = f"{rung}-{pet}-{draws}-{'_'.join(hours.split(','))}"
+    # all times: they share one stream of errors
+    about = f"{rung}-{pet}-{draws}-{'_'.join(f'{t:g}' for t in offered)}-{'_'.join(f'{t:g}' for t in protocol)}"
     numbers = [seed * 100_000 + i for i in range(patients)]
     options = (rung, offered, protocol, bool(pet), draws)
-    first = by_patient(
-        one_patient, {f"design-{about}-{'_'.join(fixed.split(','))}-{n}": (n, *options) for n in numbers}, processes, folder
-    )
+    first = by_patient(one_patient, {f"design-{about}-{n}": (n, *options) for n in numbers}, processes, folder)
     shares = np.mean([[row["share"] for row in r["pairs"]] for r in first], axis=0)
     same = tuple(first[0]["pairs"][int(np.argmin(shares))]["hours"])
     # who chose that pair anyway has its fit already

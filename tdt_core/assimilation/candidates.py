@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -21,6 +20,13 @@ from tdt_core.twin import Administration, Evidence, Posterior, Region
 FloatArray = npt.NDArray[np.float64]
 
 
+Clock = Callable[[], float]
+
+
+def _stopped() -> float:
+    return 0.0
+
+
 @dataclass(frozen=True, eq=False)
 class Candidate:
     """A rung fitted to the evidence from its own population prior.
@@ -28,7 +34,7 @@ class Candidate:
     Attributes
     ----------
     tia_mbq_h : (draws, regions) time-integrated activity of the administration asked for.
-    seconds : of building and fitting, scoring not included; a first call may hold compilation.
+    seconds : of building and fitting by the caller's clock, scoring not included; a first call may hold compilation.
     gradients : places at which the model's gradient was evaluated, by all searches, the expansion and the diagnostics.
     """
 
@@ -84,9 +90,10 @@ def fit_rung(
     *,
     seed: tuple[int, ...] = (0,),
     n_draws: int = 500,
+    clock: Clock = _stopped,
 ) -> Candidate:
     """Fit one rung to the evidence from its population prior, score it, integrate `given`. Raises what the rung raises."""
-    started = time.perf_counter()
+    started = clock()
     model = rung_for(name, ligand, evidence.regions, covariates_of(evidence))
     counted = _CountedSeparable(model) if isinstance(model, Separable) else _Counted(model)
     prior = population_prior(model)
@@ -95,7 +102,7 @@ def fit_rung(
         # at the median first: what a rung lacks it says itself, where a fit only finds that it has no solution
         model.time_integrated_activity(prior.mean[None], administration)
     posterior = assimilate(prior, evidence, cast(KineticModel, counted), seed=seed, n_draws=n_draws)
-    seconds = time.perf_counter() - started
+    seconds = clock() - started
     tia = model.time_integrated_activity(posterior.draws[:, : len(prior.names)], given)
     if [r.name for r in model.regions] != [r.name for r in evidence.regions] or not np.isfinite(tia).all():
         raise EstimationError(
@@ -115,6 +122,7 @@ def climb(
     basis: Basis = "evidence",
     seed: tuple[int, ...] = (0,),
     n_draws: int = 500,
+    clock: Clock = _stopped,
 ) -> Ladder:
     """Fit every rung that applies to the images, weigh and average them.
 
@@ -125,6 +133,7 @@ def climb(
     ----------
     given : administration whose time-integrated activity is averaged.
     basis : what the weights rest on; see `weigh`.
+    clock : seconds of now, for `Candidate.seconds`; without one they are 0.
 
     Raises
     ------
@@ -135,7 +144,7 @@ def climb(
     refused: dict[str, str] = {}
     for name in names:
         try:
-            candidates[name] = fit_rung(name, ligand, evidence, given, seed=seed, n_draws=n_draws)
+            candidates[name] = fit_rung(name, ligand, evidence, given, seed=seed, n_draws=n_draws, clock=clock)
         except TwinError as error:
             refused[name] = str(error)
         except np.linalg.LinAlgError as error:

@@ -2,8 +2,7 @@
 
 Every member takes damped Gauss-Newton steps with a Jacobian regressed on its neighbours' solves, weighted by nearness, so an
 iteration is one batch and no gradient is asked of the model. It finds many parameter sets that fit, not a posterior: draws are
-those of the curvature at the best one. What it adds are `optima` (members within `DISTINCT_OPTIMUM` of the best J) and their
-spread.
+those of the curvature at the best one. What it adds are the members near the best J (within `NEAR` nats) and their spread.
 """
 
 from __future__ import annotations
@@ -12,12 +11,13 @@ import numpy as np
 import numpy.typing as npt
 from scipy import linalg
 
-from tdt_core.assimilation.map_laplace import DISTINCT_OPTIMUM
 from tdt_core.assimilation.target import BOUND, Fit, Target, check_members, laplace
 
 FloatArray = npt.NDArray[np.float64]
 
 MEMBERS = 250
+NEAR = 3.0
+"""Nats above the best objective within which a member fits as well."""
 FAR = 1.0
 """Members this far apart, in units of the root mean square distance, weigh e^-1 of near ones."""
 
@@ -43,7 +43,7 @@ def cluster_gauss_newton(target: Target, rng: np.random.Generator, members: int 
         if not better.any() and damping.min() > 1e3:
             break
     best = int(np.argmin(value))
-    near = value - value[best] < DISTINCT_OPTIMUM
+    near = value - value[best] < NEAR
     notes = {
         "members": len(z),
         "members_near_best": int(near.sum()),

@@ -55,7 +55,8 @@ def assimilate_on(
     """Posterior of the first of `rungs` that has what it needs and fits.
 
     A rung is refused with the error that it raises (no ligand amount, a ligand without parameters, no solution), or because
-    organs fit poorly that the next rung fits. `diagnostics["refused"]` lists (rung, reason) of those above the one used.
+    organs fit poorly that the next rung fits. `diagnostics["refused"]` lists (rung, reason) of those that were tried and not
+    used.
 
     Parameters
     ----------
@@ -72,9 +73,8 @@ def assimilate_on(
             rung = rung_for(name, ligand, evidence.regions, covariates_of(evidence))
             found = assimilate(prior_for(rung), evidence, rung, estimator, seed=seed, n_draws=n_draws)
         except (EstimationError, ModelError, np.linalg.LinAlgError) as error:
-            if best is not None:
-                break
-            if i == len(rungs) - 1 or (isinstance(error, ModelError) and error.kind not in LACKING):
+            fault = isinstance(error, ModelError) and error.kind not in LACKING
+            if fault or (best is None and i == len(rungs) - 1):
                 raise
             reason = f"the fit has no covariance ({error})" if isinstance(error, np.linalg.LinAlgError) else error.found
             refused.append({"rung": name, "reason": reason})

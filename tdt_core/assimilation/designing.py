@@ -19,6 +19,7 @@ from itertools import combinations, islice
 import numpy as np
 import numpy.typing as npt
 
+from tdt_core.assimilation.experiment import as_expected
 from tdt_core.assimilation.problem import Prior, Problem, build_problem
 from tdt_core.errors import EstimationError
 from tdt_core.kinetics import KineticModel, covariates_of, rung_for
@@ -71,8 +72,8 @@ def design(
 
     Raises
     ------
-    EstimationError : no candidates, more wanted than there are, too many sets, a quantity that is not positive, a prior without
-        the model that it is of.
+    EstimationError : no candidates, more wanted than there are, too many sets, a quantity that is not positive or does not
+        vary, a prior without the model that it is of.
     """
     free = [name for name in candidates if name not in always]
     missing = [name for name in always if name not in candidates]
@@ -109,9 +110,8 @@ def designs(
     n = len(tuple(model.parameters))
     prior = Prior(belief.names[:n], belief.mean[:n], belief.covariance[:n, :n], "design")
     problem = build_problem(prior, plan, model)
-    if any(s.absolute_sd for s in plan.samples):
-        plan = _as_expected(plan, problem)
-        problem = build_problem(prior, plan, model)
+    plan = as_expected(plan, problem, problem.mean)
+    problem = build_problem(prior, plan, model)
     members = _members(problem, plan, sizes)
     rng = np.random.default_rng(list(seed))
     theta = problem.mean + rng.standard_normal((n_draws, problem.mean.size)) @ problem.factor.T
@@ -120,9 +120,11 @@ def designs(
     told = {}
     for name, quantity in quantities.items():
         values = quantity(theta[:, :n])
-        if values.shape != (n_draws,) or not (values > 0).all():
+        if values.shape != (n_draws,) or not (values > 0).all() or np.ptp(values) == 0.0:
             raise EstimationError(
-                "a quantity that is not positive", expected="one positive value per draw", kind="estimation.design"
+                "a quantity that is not positive, or the same in all draws",
+                expected="one positive value per draw, and a spread that a measurement could lower",
+                kind="estimation.design",
             )
         joint = np.cov(np.column_stack([h, np.log(values)]), rowvar=False)
         found = [_worth(tuple(x), [members[m] for m in x], np.atleast_2d(joint), problem.sd, n_draws) for x in sets]
@@ -159,9 +161,14 @@ def _together(candidates: Mapping[str, Evidence]) -> tuple[Evidence, dict[str, t
     """One plan of all candidates, and how many of its activities and samples each brings, in their order."""
     plans = list(candidates.values())
     administrations = tuple(dict.fromkeys(a for plan in plans for a in plan.administrations))
-    activities = tuple(replace(d, activity_mbq=1.0) for plan in plans for d in plan.activities)
+    # named by their candidate: what two candidates have in common is measured twice, and no duplicate
+    activities = tuple(
+        replace(d, activity_mbq=1.0, scan=f"{name}/{d.scan}") for name, plan in candidates.items() for d in plan.activities
+    )
     own = {name: _to_come(plan) for name, plan in candidates.items()}
-    samples = tuple(replace(s, value=1.0, below=False) for planned in own.values() for s in planned)
+    samples = tuple(
+        replace(s, value=1.0, below=False, record=f"{name}/{s.record}") for name, planned in own.items() for s in planned
+    )
     together = replace(plans[0], administrations=administrations, activities=activities, samples=samples)
     return together, {name: (len(plan.activities), len(own[name])) for name, plan in candidates.items()}
 
@@ -170,13 +177,6 @@ def _to_come(plan: Evidence) -> list[Sample]:
     """Samples of a plan that are part of it: those after its first administration."""
     first = min((a.time_h for a in plan.administrations), default=np.inf)
     return [s for s in plan.samples if s.holds_at_h > first]
-
-
-def _as_expected(plan: Evidence, problem: Problem) -> Evidence:
-    """The plan with the values that its samples are expected to have, so that an absolute error has its relative size."""
-    log_value = dict(zip((id(d.source) for d in problem.data), problem.predict(problem.mean)[0], strict=True))
-    samples = tuple(replace(s, value=float(np.exp(log_value[id(s)]))) if id(s) in log_value else s for s in plan.samples)
-    return replace(plan, samples=samples)
 
 
 def _members(problem: Problem, plan: Evidence, sizes: Mapping[str, tuple[int, int]]) -> dict[str, npt.NDArray[np.intp]]:

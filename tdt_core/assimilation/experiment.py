@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from tdt_core.assimilation.problem import Prior, build_problem
+from tdt_core.assimilation.problem import Prior, Problem, build_problem
 from tdt_core.kinetics import KineticModel
 from tdt_core.twin import Evidence, Sample
 
@@ -24,19 +24,33 @@ def simulated(plan: Evidence, model: KineticModel, theta: FloatArray, rng: np.ra
     """What the scans of `plan` would have shown of a patient with parameters theta (n,), errors and nuisances drawn.
 
     The activities of `plan` give regions, times, error budgets and scanners; their values are replaced, and must be positive.
+    Of a sample below a limit the value of the plan is the limit: what is drawn above it is counted.
     """
     n = len(tuple(model.parameters))
-    problem = build_problem(Prior(tuple(model.parameters), np.asarray(theta), np.eye(n), "truth"), plan, model)
+    prior = Prior(tuple(model.parameters), np.asarray(theta), np.eye(n), "truth")
+    problem = build_problem(prior, plan, model)
     nuisances = problem.mean[n:] + np.diag(problem.factor)[n:] * rng.standard_normal(problem.mean.size - n)
-    log_activity = problem.predict(np.concatenate([theta, nuisances]))[0] + problem.sd * rng.standard_normal(problem.sd.size)
-    seen = np.exp(log_activity)
+    there = np.concatenate([theta, nuisances])
+    sd = build_problem(prior, as_expected(plan, problem, there), model).sd
+    seen = np.exp(problem.predict(there)[0] + sd * rng.standard_normal(sd.size))
     activities, samples = [], []
     for datum, value in zip(problem.data, seen.tolist(), strict=True):
         if isinstance(datum.source, Sample):
-            samples.append(replace(datum.source, value=value))
+            below = datum.below and value < datum.value
+            samples.append(replace(datum.source, value=datum.value if below else value, below=below))
         else:
             activities.append(replace(datum.source, activity_mbq=value, raw_activity_mbq=value))
     return replace(plan, activities=tuple(activities), samples=tuple(samples))
+
+
+def as_expected(plan: Evidence, problem: Problem, theta: FloatArray) -> Evidence:
+    """The plan of `problem` with the values that its samples have at theta (p,), so that an absolute error has its relative
+    size."""
+    if not any(s.absolute_sd for s in plan.samples):
+        return plan
+    log_value = dict(zip((id(d.source) for d in problem.data), problem.predict(theta)[0], strict=True))
+    samples = tuple(replace(s, value=float(np.exp(log_value[id(s)]))) if id(s) in log_value else s for s in plan.samples)
+    return replace(plan, samples=samples)
 
 
 def rank(truth: float, draws: FloatArray) -> int:

@@ -192,7 +192,7 @@ def learn(factors: Sequence[Factor], start: Hyper, strength: Strength, keys: Seq
         sums = np.bincount(cohort.key[there], weights=alone[there], minlength=len(start.keys))
         rest = np.where(taught, (strength.spread * start.own + sums) / (strength.spread + count), start.own)
         new = Hyper(start.keys, shift, common, rest)
-        moved = max(np.abs(new.shift - hyper.shift).max(), np.abs(new.common - hyper.common).max())
+        moved = max(np.abs(getattr(new, x) - getattr(hyper, x)).max() for x in ("shift", "common", "own"))
         hyper = new
         if moved < TOLERANCE:
             break
@@ -279,7 +279,7 @@ def cross_validated(
     ordered = sorted(factors, key=lambda f: f.patient)
     gains, beyond = [], []
 
-    def gain(taught: Sequence[Factor], held: Sequence[Factor]) -> tuple[Hyper, FloatArray]:
+    def better(taught: Sequence[Factor], held: Sequence[Factor]) -> tuple[Hyper, FloatArray]:
         found = learn(taught, start, strength, None if keys is None else keys(taught))
         before = start if standing is None else standing(held)
         return found, log_density(held, found) - log_density(held, before)
@@ -288,12 +288,12 @@ def cross_validated(
         held = ordered[fold::folds]
         if not held:
             continue
-        found, gained = gain([f for i, f in enumerate(ordered) if i % folds != fold], held)
-        gains += gained.tolist()
+        found, of_held = better([f for i, f in enumerate(ordered) if i % folds != fold], held)
+        gains += of_held.tolist()
         beyond += [predictive_p(f, found) < 1e-3 for f in held]
     reasons = _falls(np.array(gains), "held-out patients")
     if trusted:
-        reasons += _falls(gain(ordered, trusted)[1], "patients kept apart")
+        reasons += _falls(better(ordered, trusted)[1], "patients kept apart")
     share = float(np.mean(beyond))
     if share > allowed_beyond:
         reasons.append(

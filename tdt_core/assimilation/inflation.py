@@ -37,11 +37,14 @@ def inflation(innovations: Sequence[tuple[float, int]]) -> float:
 
 
 def innovations_of(chain: Sequence[TwinState]) -> list[tuple[float, int]]:
-    """What `inflation` takes, of a patient's states, oldest first: cycles whose parent is a treated state of the same model."""
-    found = []
+    """What `inflation` takes, of a patient's states, oldest first: the newest run of cycles whose parent is a treated state of
+    the same model."""
+    found: list[tuple[float, int]] = []
     for before, state in pairwise(chain):
         if was_treated(before) and was_treated(state) and before.model == state.model:
             found.append(innovation(state.posterior))
+        else:
+            found.clear()  # what follows no longer adjoins
     return found
 
 

@@ -8,12 +8,13 @@ the data hardly tell is skew, and the ranks of the truth among Laplace draws lea
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from scipy import linalg
+from scipy.sparse import csgraph
 
 from tdt_core.assimilation.crank_nicolson import crank_nicolson
 from tdt_core.assimilation.curves import with_tempered_curves
@@ -44,8 +45,8 @@ EXACT, WITHIN, ENOUGH = 6, 19, 0.2
 proposal; with a smaller share accepted the expansion is no help, and members do not count as mixed."""
 GAUSSIAN = 0.05
 """With a smaller sd of ln (posterior / Laplace Gaussian) over its draws (nats) the two are the same, and nothing is moved."""
-DISTINCT_OPTIMUM = 3.0
-"""A start that ends this much above the best objective (nats) counts as an optimum of its own."""
+APART = 1.0
+"""Posterior sd between ends of searches that are optima of their own; nearer ones are one. Assumed."""
 
 
 def map_posterior(target: Target, rng: np.random.Generator, members: int | None = None, most_moves: int = MOST_MOVES) -> Fit:
@@ -74,8 +75,18 @@ def fit_map(target: Target, rng: np.random.Generator, starts: int = STARTS) -> F
             kind="estimation.diverged",
         )
     best = int(np.argmin(objectives))
-    worse = int((np.isfinite(objectives) & (objectives - objectives[best] >= DISTINCT_OPTIMUM)).sum())
-    return laplace(target, places[best], objectives=tuple(objectives.tolist()), distinct_optima=1 + worse)
+    fit = laplace(target, places[best], objectives=tuple(objectives.tolist()))
+    return replace(fit, distinct_optima=optima(places[np.isfinite(objectives)], fit.whitened_jacobian))
+
+
+def optima(places: FloatArray, h: FloatArray) -> int:
+    """How many groups the ends (s, p) of searches form: within a group each is at most `APART` from another one.
+
+    Distances are in sds of the Laplace Gaussian whose whitened Jacobian is `h` (d, p).
+    """
+    between = places[:, None] - places[None]
+    squared = np.square(between @ h.T).sum(axis=-1) + np.square(between).sum(axis=-1)
+    return int(csgraph.connected_components(squared <= APART**2, directed=False)[0])
 
 
 def descend(target: Target, z: FloatArray) -> tuple[float, FloatArray]:
@@ -170,7 +181,8 @@ def moved(
         notes |= {"moves": found.moves, "mixed": found.mixed}
     else:
         found = _settled(near, about, z, rng, staying, _Rounds(ROUND_NEAR, MOST_NEAR, early=False, wide=WIDE))
-        found, accepted = _corrected(target, near, found, rng, staying)
+        found, accepted, lost = _corrected(target, near, found, rng, staying)
+        notes["draws_without_solution"] += lost
         notes |= {"moves": EXACT, "mixed": found.mixed, "accepted": accepted, "moves_expanded": found.moves}
     g = found.about
     return with_sample(target, fit, found.z, g.centre, g.root @ g.root.T, notes=notes)
@@ -226,8 +238,11 @@ def _settled(
             return _Settled(z[solved], about, step, made, still and (found.mixed or not rounds.early))
 
 
-def _corrected(target: Target, near: Target, found: _Settled, rng: np.random.Generator, staying: int) -> tuple[_Settled, float]:
-    """Members of the posterior from members of an approximation `near` it, and the share of proposals that was accepted.
+def _corrected(
+    target: Target, near: Target, found: _Settled, rng: np.random.Generator, staying: int
+) -> tuple[_Settled, float, int]:
+    """Members of the posterior from members of an approximation `near` it, the share of proposals that was accepted, and how
+    many of the members had no solution.
 
     They are resampled by the ratio of the two and moved `EXACT` times. Moves under `near` are reversible there, so that their
     end is accepted with the ratio at the end over that at the beginning.
@@ -237,10 +252,11 @@ def _corrected(target: Target, near: Target, found: _Settled, rng: np.random.Gen
 
     def ratio(z: FloatArray) -> FloatArray:
         with np.errstate(invalid="ignore"):
-            return np.nan_to_num(near.objective(z) - target.objective(z), nan=-np.inf)
+            difference = near.objective(z) - target.objective(z)
+        return np.where(np.isnan(difference), -np.inf, difference)
 
     excess = ratio(found.z)
-    check_solved(int((~np.isfinite(excess)).sum()), len(excess))
+    check_solved(lost := int((~np.isfinite(excess)).sum()), len(excess))
     chosen = resampled(np.minimum(-excess, NO_SOLUTION), 1.0, rng)
     z, excess = found.z[chosen], excess[chosen]
     visited, shares = [], []
@@ -254,7 +270,7 @@ def _corrected(target: Target, near: Target, found: _Settled, rng: np.random.Gen
         shares.append(float(accepted.mean()))
     share = float(np.mean(shares))
     about, _ = about.fitted(np.concatenate(visited), len(z))
-    return found._replace(z=z, about=about, mixed=found.mixed and share > ENOUGH), share
+    return found._replace(z=z, about=about, mixed=found.mixed and share > ENOUGH), share, lost
 
 
 @dataclass(frozen=True, eq=False)

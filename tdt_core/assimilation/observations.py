@@ -24,6 +24,9 @@ from tdt_core.twin import SAMPLE_UNITS, Administration, Evidence, RegionActivity
 FloatArray = npt.NDArray[np.float64]
 
 ROUNDING_H = 1e-6
+LEFT_OVER = 0.05
+"""Of an earlier administration of the same nuclide no more than this share of the later one's activity may be left: a fit
+follows the last one alone. As much as a calibration is known to; assumed."""
 FRAME_NODES, FRAME_WEIGHTS = np.polynomial.legendre.leggauss(5)
 
 
@@ -124,31 +127,55 @@ class Group(NamedTuple):
         return self.column.size != self.where.size
 
 
-def groups_of(data: Sequence[Datum], evidence: Evidence, model: KineticModel, regions: Mapping[str, int]) -> tuple[Group, ...]:
-    """Data by the administration that they belong to: the last one of their nuclide before them.
+def administration_of(datum: Datum, given: Sequence[Administration]) -> int:
+    """Position of the administration that a datum belongs to: the last one of its nuclide before it.
 
-    Raises InputError for a datum before any administration of its nuclide, or a frame that began before its administration.
+    Raises InputError for a datum before any administration of its nuclide, a frame that began before its administration, and
+    where too much of an earlier one may be left (`LEFT_OVER`, by physical decay alone).
     """
+    before = [j for j, a in enumerate(given) if a.nuclide == datum.nuclide and a.time_h < datum.time_h]
+    before.sort(key=lambda j: given[j].time_h)
+    if not before:
+        raise InputError(
+            f"activity of {datum.name} at {datum.time_h:.1f} h has no earlier administration of {datum.nuclide}",
+            remedy="check the administration record and the scan times",
+            kind="input.scan_before_injection",
+        )
+    last = given[before[-1]]
+    half = datum.source.duration_h / 2.0 if isinstance(datum.source, RegionActivity) else 0.0
+    if half > 0 and datum.time_h - half < last.time_h - ROUNDING_H:
+        raise InputError(
+            f"a frame of {datum.name} about {datum.time_h:.2f} h, {2 * half:.2f} h long, holds an administration of "
+            f"{datum.nuclide}",
+            expected="frames that begin with the administration or after it",
+            remedy="cut the frame at the injection; its time is the middle of the frame",
+            kind="input.scan_before_injection",
+        )
+    decay = nuclide(datum.nuclide).decay_constant_per_h if len(before) > 1 else 0.0
+    left = sum(given[j].activity_mbq * float(np.exp(-decay * (last.time_h - given[j].time_h))) for j in before[:-1])
+    if left > LEFT_OVER * last.activity_mbq:
+        raise InputError(
+            f"of earlier {datum.nuclide} up to {left:.0f} MBq are left when {last.activity_mbq:.0f} MBq are given at "
+            f"{last.time_h:.1f} h, before {datum.name} was measured at {datum.time_h:.1f} h",
+            expected=f"at most {LEFT_OVER:.0%}: a fit follows the last administration of a nuclide alone",
+            remedy="measure before the second administration, or leave the data after it out",
+            kind="input.two_administrations",
+        )
+    return before[-1]
+
+
+def groups_of(
+    data: Sequence[Datum],
+    belongs: Sequence[int],
+    given: Sequence[Administration],
+    model: KineticModel,
+    regions: Mapping[str, int],
+) -> tuple[Group, ...]:
+    """Data by the administration that they belong to (`administration_of`), and whether they are regions or samples."""
     found: dict[tuple[int, bool], list[int]] = {}
-    for i, d in enumerate(data):
-        before = [j for j, a in enumerate(evidence.administrations) if a.nuclide == d.nuclide and a.time_h < d.time_h]
-        if not before:
-            raise InputError(
-                f"activity of {d.name} at {d.time_h:.1f} h has no earlier administration of {d.nuclide}",
-                remedy="check the administration record and the scan times",
-                kind="input.scan_before_injection",
-            )
-        last = max(before, key=lambda j: evidence.administrations[j].time_h)
-        half = d.source.duration_h / 2.0 if isinstance(d.source, RegionActivity) else 0.0
-        if half > 0 and d.time_h - half < evidence.administrations[last].time_h - ROUNDING_H:
-            raise InputError(
-                f"a frame of {d.name} about {d.time_h:.2f} h, {2 * half:.2f} h long, holds an administration of {d.nuclide}",
-                expected="frames that begin with the administration or after it",
-                remedy="cut the frame at the injection; its time is the middle of the frame",
-                kind="input.scan_before_injection",
-            )
-        found.setdefault((last, d.modality != "sample"), []).append(i)
-    return tuple(_group(evidence.administrations[j], by_region, data, m, model, regions) for (j, by_region), m in found.items())
+    for i, (datum, which) in enumerate(zip(data, belongs, strict=True)):
+        found.setdefault((which, datum.modality != "sample"), []).append(i)
+    return tuple(_group(given[j], by_region, data, members, model, regions) for (j, by_region), members in found.items())
 
 
 def _group(

@@ -15,7 +15,7 @@ from typing import NamedTuple, cast
 import numpy as np
 import numpy.typing as npt
 
-from tdt_core.assimilation.observations import Datum, Group, data_of, groups_of, independent_sd, unusable
+from tdt_core.assimilation.observations import Datum, Group, administration_of, data_of, groups_of, independent_sd, unusable
 from tdt_core.errors import EstimationError
 from tdt_core.kinetics import KineticModel, Sampled
 from tdt_core.kinetics.ligands import family
@@ -158,7 +158,7 @@ def build_problem(prior: Prior, evidence: Evidence, model: KineticModel) -> Prob
     Raises
     ------
     EstimationError : the prior and the model do not name the same parameters.
-    InputError : an activity before any administration of its nuclide.
+    InputError : an activity before any administration of its nuclide, or after two of which one alone is followed.
     """
     if prior.names != tuple(model.parameters):
         raise EstimationError(
@@ -179,7 +179,9 @@ def build_problem(prior: Prior, evidence: Evidence, model: KineticModel) -> Prob
     organ = {r.name: r.organ for r in model.regions}
     rungs = (model.name, "whole_body") if model.name in FORMS else (model.name,)
     settings = _Settings(rungs, family(model.ligand), organ)
-    nuisances, design = _nuisances(usable, settings)
+    given = evidence.administrations
+    belongs = [administration_of(datum, given) for datum in usable]
+    nuisances, design = _nuisances(usable, [given[j].intent == "imaging" for j in belongs], settings)
     sd = np.array([np.hypot(independent_sd(d), settings.model_error(d.name)) for d in usable])
     n, k = len(prior.names), len(nuisances)
     covariance = np.zeros((n + k, n + k))
@@ -198,7 +200,7 @@ def build_problem(prior: Prior, evidence: Evidence, model: KineticModel) -> Prob
         data=tuple(usable),
         left_out=tuple(left_out),
         _design=design,
-        _groups=groups_of(usable, evidence, model, index),
+        _groups=groups_of(usable, belongs, given, model, index),
     )
 
 
@@ -234,7 +236,9 @@ class _Settings(NamedTuple):
         return next(table[name] for name in names if name in table)
 
 
-def _nuisances(data: Sequence[Datum], settings: _Settings) -> tuple[dict[str, _Nuisance], FloatArray]:
+def _nuisances(
+    data: Sequence[Datum], of_imaging_agent: Sequence[bool], settings: _Settings
+) -> tuple[dict[str, _Nuisance], FloatArray]:
     """Nuisances with their prior, and by how much one unit of each shifts each datum (d, k)."""
     shifts: dict[str, dict[int, float]] = {}
     spread: dict[str, list[float]] = {}
@@ -245,7 +249,7 @@ def _nuisances(data: Sequence[Datum], settings: _Settings) -> tuple[dict[str, _N
         spread.setdefault(name, []).append(sd)
         means[name] = mean
 
-    for i, datum in enumerate(data):
+    for i, (datum, imaged) in enumerate(zip(data, of_imaging_agent, strict=True)):
         d = datum.source
         if isinstance(d, Sample):
             if d.calibration_sd:
@@ -256,7 +260,7 @@ def _nuisances(data: Sequence[Datum], settings: _Settings) -> tuple[dict[str, _N
         if d.budget.resolution:
             add(f"scanner.resolution/{d.calibration_id}", i, 1.0, d.budget.resolution)
         add(f"{d.region}.recovery/{d.modality}", i, d.budget.shared)
-        if d.modality == "PET":
+        if imaged:
             add("imaging_agent.transfer", i, packaged_table("assimilation.csv").value("transfer.shared"))
             transfer = settings.transfer(d.region)
             add(f"{d.region}.transfer", i, transfer.sd, mean=transfer.mean)

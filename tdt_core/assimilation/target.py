@@ -148,7 +148,7 @@ class Fit:
     z : (p,) white, where the data are compared: the best point, or the mean of a sample.
     whitened_jacobian, residual : (d, p), (d,) there.
     sample : (m, p) draws of theta of estimators that sample; None stands for N(theta, cholesky cholesky').
-    objectives, distinct_optima : J of every start, and how many optima they ended in.
+    objectives, distinct_optima : J of every start, and in how many optima starts ended (1 for estimators without starts).
     notes : what else the estimator says of its run, by name.
     """
 

@@ -95,6 +95,25 @@ def test_the_whole_body_stays_where_the_curves_fit_no_better():
     assert posterior.diagnostics["n_outliers"] > 0
 
 
+def test_a_fault_of_the_next_rung_stands_and_what_it_lacks_is_told():
+    """The whole body fits kidneys poorly, so curves are tried: what stops them is neither swallowed nor a refusal of all."""
+    high = np.array([[1300.0, 720.0, 260.0], [1150.0, 650.0, 230.0], [30.0, 12.0, 3.0], [600.0, 200.0, 40.0]])
+
+    def stopping(error):
+        def prior_for(rung):
+            if rung.name != "whole_body":
+                raise error
+            return population_prior(rung)
+
+        return prior_for
+
+    posterior = descend(evidence(curve=high), prior_for=stopping(EstimationError("no such chain")))
+    assert posterior.model == "whole_body"
+    assert [r["reason"] for r in posterior.diagnostics["refused"]] == ["no such chain"]
+    with pytest.raises(ModelError, match="a table is broken"):
+        descend(evidence(curve=high), prior_for=stopping(ModelError("a table is broken", kind="model.table")))
+
+
 def test_every_rung_of_the_ladder_can_be_built_and_a_named_model_stands_alone():
     assert LADDER[0] == "whole_body"
     assert [rung_for(name, "PSMA-617", REGIONS).name for name in LADDER] == list(LADDER)

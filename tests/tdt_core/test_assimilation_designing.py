@@ -154,6 +154,18 @@ def test_readings_of_one_meter_share_its_calibration(rung, kidney):
     assert pairs["a", "other"] > pairs["a", "same"]
 
 
+def test_what_two_candidates_have_in_common_is_worth_the_same_to_both_and_more_twice(rung, kidney):
+    prior, offered = population_prior(rung), {"a": scan(24.0), "b": scan(24.0), "c": scan(72.0)}
+    one = {w.names[0]: w.reduction for w in design(prior, offered, kidney, model=rung)}
+    assert one["a"] == pytest.approx(one["b"], rel=1e-9)
+    assert one["a"] > 0.5
+    (both,) = design(prior, {k: offered[k] for k in "ab"}, kidney, model=rung, size=2)
+    assert both.reduction > one["a"]
+    readings = {name: reading(24.0) for name in "ab"}
+    worth = [w.reduction for w in design(prior, readings, kidney, model=Pool(rung))]
+    assert worth[0] == pytest.approx(worth[1], rel=1e-9)
+
+
 def test_several_quantities_and_given_sets_are_ranked_at_once(rung, kidney):
     prior = population_prior(rung)
     offered = {"kidney": scan(72.0, REGIONS[:1]), "lesion": scan(72.0, REGIONS[1:]), "blood": scan(4.0)}
@@ -223,3 +235,5 @@ def test_a_quantity_must_be_positive(rung):
     prior = population_prior(rung)
     with pytest.raises(EstimationError, match="positive"):
         design(prior, {"a": scan(4.0)}, lambda theta: theta[:, 0] * 0.0, model=rung)
+    with pytest.raises(EstimationError, match="the same in all draws"):
+        design(prior, {"a": scan(4.0)}, lambda theta: np.ones(len(theta)), model=rung)

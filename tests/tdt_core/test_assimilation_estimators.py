@@ -1,6 +1,7 @@
 """Laws of the estimators: Gauss-linear closed form, no data, failed members, agreement with each other, reproducible."""
 
 import dataclasses
+import importlib
 
 import numpy as np
 import pytest
@@ -9,8 +10,9 @@ from iterative_ensemble_smoother import ESMDA
 from tdt_core.assimilation import assimilate, build_problem, estimators, population_prior
 from tdt_core.assimilation.cluster import cluster_gauss_newton
 from tdt_core.assimilation.ensemble import es_mda, ies
+from tdt_core.assimilation.estimators import register
 from tdt_core.assimilation.markov import effective_size, mcmc, split_r_hat
-from tdt_core.assimilation.target import Target, sampled
+from tdt_core.assimilation.target import Target, laplace, sampled
 from tdt_core.errors import EstimationError
 from tdt_core.kinetics import rung_for
 from tdt_core.twin import Administration, ErrorBudget, Evidence, Patient, Region, RegionActivity
@@ -138,7 +140,7 @@ def test_es_mda_is_that_of_an_independent_implementation(rung, evidence):
 
 
 class Failing:
-    """A rung without a solution where its first parameter is above its median."""
+    """A rung without a solution where its first parameter is more than 1 above its median."""
 
     def __init__(self, rung):
         self._rung, self._limit = rung, population_prior(rung).mean[0]
@@ -179,7 +181,9 @@ def test_least_squares_without_a_prior_is_nowhere_narrower_than_with_one(rung, l
     values = np.linalg.eigvalsh(plain.covariance - bayes.covariance)
     assert values.min() > -1e-6
     assert values.max() > 1e-3
-    assert plain.diagnostics["estimator"]["at_bound"] in (0, 1)
+    # without a bound or a prior the search ends where the data lie: residuals no larger than with a prior
+    misfit = [np.sum([row["z"] ** 2 for row in p.fit_report]) for p in (plain, bayes)]
+    assert misfit[0] <= misfit[1] + 1e-6
 
 
 def test_diagnostics_of_chains_know_independent_draws_from_correlated_and_from_separate_ones():
@@ -219,5 +223,14 @@ def test_an_ensemble_of_one_is_refused(rung, evidence):
 def test_the_reference_sampler_says_how_far_its_chains_mixed(rung, evidence):
     problem = build_problem(population_prior(rung), evidence, rung)
     fit = mcmc(Target(problem, problem.sd), np.random.default_rng(1), draws=300, chains=2, warm_up=100)
-    assert 0.99 < fit.notes["r_hat"] < 1.5
-    assert 1 < fit.notes["effective_size"] <= 1200
+    assert 0.99 < fit.notes["r_hat"] < 1.1
+    short = mcmc(Target(problem, problem.sd), np.random.default_rng(1), draws=20, chains=2, warm_up=20)
+    assert 1 < short.notes["effective_size"] < fit.notes["effective_size"] <= 1200
+
+
+def test_a_registered_estimator_is_one_of_them(rung, evidence, monkeypatch):
+    monkeypatch.setattr(importlib.import_module("tdt_core.assimilation.estimators"), "_ESTIMATORS", {})
+    register("as_it_was", lambda target, rng: laplace(target, np.zeros(target.size)))
+    assert estimators() == ("as_it_was",)
+    found = assimilate(population_prior(rung), evidence, rung, "as_it_was")
+    np.testing.assert_allclose(found.mean[: len(rung.parameters)], population_prior(rung).mean)

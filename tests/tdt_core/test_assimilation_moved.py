@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from tdt_core.assimilation.crank_nicolson import crank_nicolson
-from tdt_core.assimilation.map_laplace import descend, descents, fit_map, moved
+from tdt_core.assimilation.map_laplace import _corrected, _Gaussian, _Rounds, _settled, descend, descents, fit_map, moved
 from tdt_core.assimilation.target import Target
 from tdt_core.errors import EstimationError
 
@@ -83,6 +83,49 @@ def test_draws_keep_out_of_where_the_model_has_no_solution_and_too_many_are_a_re
     assert found.sample[:, 0].max() <= 1.2
     with pytest.raises(EstimationError, match="no solution in"):
         both(0.3, hole=0.5)
+
+
+def after_an_expansion(bend, hole, sd=0.3, members=2000):
+    """Members of Bent with a hole by way of one without, which stands for an expansion that sees no hole."""
+    near, target = (Target(Bent(bend, hole=h), np.array([sd])) for h in (None, hole))
+    rng = np.random.default_rng(1)
+    fit = fit_map(near, rng)
+    about = _Gaussian(fit.z, np.linalg.cholesky(np.linalg.inv(fit.whitened_jacobian.T @ fit.whitened_jacobian + np.eye(2))))
+    z = about.places(rng.standard_normal((members, 2)))
+    return target, *_corrected(target, near, _settled(near, about, z, rng, 0, _Rounds(60, 120, early=False)), rng, 0)
+
+
+def test_members_of_an_expansion_without_a_solution_are_counted_left_and_too_many_are_a_refusal():
+    target, found, _, lost = after_an_expansion(0.3, hole=1.2)
+    mean, sd, _ = by_quadrature(target)
+    assert 0 < lost < 0.2 * len(found.z)
+    assert target.theta(found.z)[:, 0].max() <= 1.2
+    np.testing.assert_allclose(target.theta(found.z).mean(axis=0), mean, atol=0.06 * sd.max())
+    with pytest.raises(EstimationError, match="no solution in"):
+        after_an_expansion(0.3, hole=0.5)
+
+
+class Parabola(Bent):
+    """One datum (a - lean)^2: two optima, equal where `lean` is 0, at which a search has no slope to begin with."""
+
+    def __init__(self, lean):
+        super().__init__(1.0)
+        self.lean, self.mean, self.factor = lean, np.zeros(1), np.eye(1)
+
+    def predict(self, theta):
+        return (np.atleast_2d(theta) - self.lean) ** 2
+
+    def jacobian(self, theta):
+        return 2.0 * (theta[..., None] - self.lean)
+
+
+@pytest.mark.parametrize("lean", [0.01, 0.5])
+@pytest.mark.parametrize("starts", [12, 24])
+def test_optima_are_counted_and_not_the_searches_that_end_in_them(lean, starts):
+    fit = fit_map(Target(Parabola(lean), np.array([0.1])), np.random.default_rng(2), starts)
+    assert len(fit.objectives) == starts
+    assert fit.distinct_optima == 2
+    assert fit_map(Target(Bent(1.0), np.array([0.1])), np.random.default_rng(2), starts).distinct_optima == 1
 
 
 def test_no_move_leaves_the_laplace_fit():

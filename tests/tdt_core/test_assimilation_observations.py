@@ -156,6 +156,51 @@ def test_a_rung_that_knows_no_blood_leaves_samples_out_and_says_so(curves):
     assert "does not say what a blood sample would show" in missing[0]["reason"]
 
 
+@pytest.mark.parametrize(
+    ("nuclide_", "modality", "intent", "agent"),
+    [("Y-90", "PET", "therapy", False), ("Lu-177", "SPECT", "therapy", False), ("Lu-177", "SPECT", "imaging", True)],
+)
+def test_the_transfer_belongs_to_an_imaging_agent_and_to_no_kind_of_camera(curves, nuclide_, modality, intent, agent):
+    given = replace(GIVEN, nuclide=nuclide_, intent=intent)
+    seen = replace(image("kidney_left", 24.0), nuclide=nuclide_, modality=modality)
+    problem = problem_of(curves, replace(evidence(activities=[seen]), administrations=(given,)))
+    assert ("kidney_left.transfer" in problem.names) == agent
+    assert ("imaging_agent.transfer" in problem.names) == agent
+
+
+def test_data_after_two_administrations_of_one_nuclide_are_refused_unless_nothing_is_left_of_the_first(curves):
+    """A fit follows the last one alone; before the second one, and after enough half-lives, that is right."""
+    second = replace(GIVEN, time_h=20.0, activity_mbq=100.0)
+    late = replace(GIVEN, time_h=1500.0)
+    for after in (image("liver", 24.0), image("liver", 30.0)):
+        with pytest.raises(InputError, match=r"up to 67\d\d MBq are left when 100 MBq are given"):
+            problem_of(curves, replace(evidence(activities=[after]), administrations=(second, GIVEN)))
+    both = replace(evidence(activities=[image("liver", 19.0)]), administrations=(GIVEN, second))
+    assert problem_of(curves, both).y.size == 1
+    parted = [replace(evidence(activities=[image("liver", 1524.0)]), administrations=a) for a in ((GIVEN, late), (late,))]
+    with_first, without = (problem_of(curves, e) for e in parted)
+    np.testing.assert_array_equal(with_first.predict(with_first.mean), without.predict(without.mean))
+    with pytest.raises(InputError, match="7400 MBq are left"):
+        problem_of(curves, replace(evidence(activities=[image("liver", 24.0)]), administrations=(GIVEN, replace(GIVEN))))
+
+
+def test_simulated_samples_err_and_fall_below_the_limit_as_the_truth_has_them(rung):
+    """An absolute error is relative to what is there, not to the value that stands in the plan; a limit censors the draw."""
+    theta = population_prior(rung).mean
+    problem = problem_of(rung, evidence(body(150.0)))
+    there = float(np.exp(problem.predict(problem.mean)[0, 0]))
+    plan = replace(body(150.0), relative_sd=0.0, absolute_sd=0.1 * there, value=1e-3 * there)
+    rng = np.random.default_rng(5)
+    drawn = [simulated(evidence(plan), rung, theta, rng).samples[0].value for _ in range(300)]
+    expected = np.hypot(0.1, problem_of(rung, evidence(replace(plan, absolute_sd=0.0))).sd[0])
+    assert np.log(drawn).std() == pytest.approx(expected, rel=0.15)
+    limits = [simulated(evidence(replace(plan, value=there, below=True)), rung, theta, rng).samples[0] for _ in range(300)]
+    below = [s for s in limits if s.below]
+    assert {s.value for s in below} == {there}
+    assert min(s.value for s in limits if not s.below) > there
+    assert len(below) / 300 == pytest.approx(0.5, abs=0.1)
+
+
 def test_a_counter_off_by_a_factor_is_one_error_of_all_its_samples(rung):
     samples = [blood(t, calibration_sd=0.2) for t in (1.0, 4.0, 24.0)]
     problem = problem_of(rung, evidence(*samples))

@@ -264,11 +264,14 @@ def test_a_rung_that_refuses_is_listed_with_its_reason_and_the_others_go_on():
 
 
 def test_a_fit_has_a_cost_and_does_not_depend_on_being_counted():
+    ticks = iter((10.0, 12.5))
     evidence = measured("biexponential")
-    found = climb(("biexponential",), "PSMA-617", evidence, GIVEN, n_draws=50, seed=(4, 1)).candidates["biexponential"]
+    found = climb(
+        ("biexponential",), "PSMA-617", evidence, GIVEN, n_draws=50, seed=(4, 1), clock=lambda: next(ticks)
+    ).candidates["biexponential"]
     alone = assimilate(population_prior(found.model), evidence, found.model, seed=(4, 1), n_draws=50)
     np.testing.assert_array_equal(found.posterior.draws, alone.draws)
-    assert found.seconds > 0
+    assert found.seconds == 2.5
     assert found.gradients > 4 + 2  # the starts, the optimum, the prior mean, and the steps between
 
 

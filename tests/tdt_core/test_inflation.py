@@ -42,16 +42,25 @@ def test_the_factor_is_bounded(history):
     assert 1.0 <= inflation(history) <= MOST
 
 
-def test_only_cycles_that_a_treated_cycle_predicted_count():
-    def state(cycle, chi2):
-        built = build_state(cycle)
-        diagnostics = {**built.posterior.diagnostics, "innovation_chi2_per_n": chi2, "n_obs": 30}
-        return dataclasses.replace(built, posterior=dataclasses.replace(built.posterior, diagnostics=diagnostics))
+def state(cycle, chi2):
+    built = build_state(cycle)
+    diagnostics = {**built.posterior.diagnostics, "innovation_chi2_per_n": chi2, "n_obs": 30}
+    return dataclasses.replace(built, posterior=dataclasses.replace(built.posterior, diagnostics=diagnostics))
 
+
+def test_only_cycles_that_a_treated_cycle_predicted_count():
     chain = [state(1, 7.0), state(2, 2.0), state(3, 3.0)]
     assert innovations_of(chain) == [(2.0, 30), (3.0, 30)]
     other = dataclasses.replace(chain[1], model="another")
     assert innovations_of([chain[0], other, chain[2]]) == []
+
+
+def test_cycles_on_both_sides_of_a_gap_are_not_running():
+    states = [state(k, 9.0) for k in (1, 2, 3, 4, 5)]
+    gap = dataclasses.replace(states[2], evidence=dataclasses.replace(states[2].evidence, administrations=()))
+    assert innovations_of([*states[:2], gap, *states[3:]]) == [(9.0, 30)]
+    assert inflation(innovations_of([*states[:2], gap, *states[3:]])) == 1.0
+    assert inflation(innovations_of(states)) > 1.0
 
 
 def test_a_widened_transition_adds_that_much_more_and_moves_nothing_else():
