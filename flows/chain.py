@@ -43,8 +43,10 @@ def call_directly(name: str, step: Step, site: Site, plan: CyclePlan) -> None:
     step(site, plan)
 
 
-def take_in(site: Site, folder: Path) -> tuple[str, dict[int, str]]:
-    """Read a folder into the evidence store and the patient's pool; returns the pseudonym and cycle number -> digest.
+def take_in(site: Site, folder: Path) -> tuple[str, dict[int, str], str]:
+    """Read a folder into the evidence store and the patient's pool.
+
+    Returns the pseudonym, cycle number -> digest of its bundle, and the digest of the delivery.
 
     The folder may hold a part: what other deliveries told stays (`storage.pool`). Raises InputError when something is refused
     or when no cycle can be assimilated; the twin is unchanged then.
@@ -61,8 +63,8 @@ def take_in(site: Site, folder: Path) -> tuple[str, dict[int, str]]:
         progress.note(finding)
     content = content_of(intake)
     ready(pool_of(site.store, intake.pid, more=content))
-    record_delivery(site.store, content, time=now())
-    return intake.pid, pooled(site, intake.pid)
+    delivery = record_delivery(site.store, content, time=now())
+    return intake.pid, pooled(site, intake.pid), delivery
 
 
 def pooled(site: Site, pid: str) -> dict[int, str]:
@@ -98,14 +100,16 @@ def known_cycles(site: Site, pid: str) -> dict[int, str]:
 
 
 def run_chain(site: Site, folder: Path, call: Caller = call_directly) -> dict[str, Any]:
-    """Take a folder in and bring the patient's chain up to date. See `bring_up_to_date`.
+    """Take a folder in and bring the patient's chain up to date.
+
+    Returns what `bring_up_to_date` does, and `delivery`: the digest of what the folder stated.
 
     What was taken in stays known where a step then refuses it, and would be refused in every later run: the error says how to
     take it back.
     """
-    pid, bundles = take_in(site, folder)
+    pid, bundles, delivery = take_in(site, folder)
     try:
-        return bring_up_to_date(site, pid, bundles, call)
+        return bring_up_to_date(site, pid, bundles, call) | {"delivery": delivery}
     except InputError as error:
         back = f"or take back what this folder brought: tdt evidence {pid} lists it, tdt retract {pid} ITEM takes it back"
         remedy = f"{error.remedy}; {back}" if error.remedy else back.removeprefix("or ")

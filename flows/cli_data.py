@@ -98,8 +98,12 @@ def run(
     _print_outcome(told)
     for number, lacks in told["waiting"].items():
         say(f"cycle {number} waits for {lacks}")
+    for words in told["not_used"]:
+        say(f"not used: {words}")
+    for words in told["findings"]:
+        say(f"note: {words}")
     if not told["new"]:
-        say("nothing new: this evidence is assimilated already")
+        say("no new state" if told["not_used"] else "nothing new: this evidence is assimilated already")
     if told["decision"] is None:
         say(f'answer it:  ./tdt --home "{settings.home}" sign {told["newest"][:12]}')
 

@@ -12,12 +12,13 @@ from flows.cli_twin import PatientArgument
 
 def evidence(patient: PatientArgument, as_json: AsJson = False) -> None:
     """Everything that was ever delivered for a patient, and what of it stands, was replaced or was retracted."""
-    from flows.evidence import listed
+    from flows.evidence import findings, listed
 
     _, store = settings_and_store()
     rows = listed(store, patient)
+    notes = findings(store, patient)
     if as_json:
-        print_json({"pid": patient, "items": rows})
+        print_json({"pid": patient, "items": rows, "findings": notes})
         return
     print_table(
         f"Evidence of {patient}",
@@ -36,6 +37,8 @@ def evidence(patient: PatientArgument, as_json: AsJson = False) -> None:
         ],
     )
     say("hours after the first therapy; of a SPECT at the middle of its acquisition, of a PET at its start, as in reports")
+    for words in notes:
+        say(f"note: {words}")
 
 
 def retract(
@@ -48,6 +51,7 @@ def retract(
 ) -> None:
     """Take back a scan, a segmentation, a laboratory result, a sample, an administration; the chain follows as a branch."""
     from flows import progress
+    from flows.evidence import findings
     from flows.evidence import retract as take_back
     from flows.loop import finish
     from flows.settings import load_settings
@@ -58,12 +62,15 @@ def retract(
     with progress.shown():
         outcome = take_back(site, patient, items, reason=reason, by=name, undo=undo)
         finish(site, outcome["new"])
+    notes = findings(site.store, patient)
     if as_json:
-        print_json(outcome)
+        print_json({**outcome, "findings": notes})
         return
     for state in outcome["new"]:
         say(f"new state {state[:12]}")
     say(f"the twin now rests on {outcome['states'][-1][:12]}; earlier states stay: tdt twin as-of {patient} TIME")
+    for words in notes:
+        say(f"note: {words}")
 
 
 def register(app: typer.Typer) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from flows.decided import not_given
+from flows.notes import notes_of
 from flows.site import Site
 from storage.atomic import write_atomic
 from storage.exports import export_state
@@ -26,7 +26,7 @@ def make(site: Site, state_id: str, truth: dict[str, Any] | None = None) -> Path
         provenance=site.store.info(state_id).provenance,
         truth=truth,
         previous=previous,
-        notes=not_given(site.store, state),
+        notes=notes_of(site.store, state),
     )
     write_atomic(folder / "report.html", page.encode())
     export_state(folder, state, dose)

@@ -11,14 +11,18 @@ from typing import Any
 
 from flows.chain import Caller, bring_up_to_date, call_directly, pooled, ready
 from flows.site import Site
-from storage.deliveries import pool_of, record_retraction
+from storage.deliveries import KIND, Pool, ever_stood, pool_of, record_retraction, stated_by
 from storage.pool import Item
+from storage.pool_findings import calibration_words, in_place_of, minute, why_not_used
 from storage.twins import TwinStore, now
 from tdt_core.errors import UsageError
 
 
 def listed(store: TwinStore, pid: str) -> list[dict[str, Any]]:
     """Every item that was ever stated, in order of time: id, kind, hour, since when known, what became of it.
+
+    `status` is standing, replaced or retracted; older for a version that never stood because a newer one did when it came, and
+    not used for one that never stood for another reason (the same `issued`, a lower rank of a laboratory result).
 
     `time_h` is hours after the first therapy, of a scan when its values hold, as everywhere: the middle of a SPECT, the start
     of a PET. CT and regions have the hour of the first scan in their frame of reference, and say which scans those are.
@@ -27,6 +31,7 @@ def listed(store: TwinStore, pid: str) -> list[dict[str, Any]]:
     if not known.items:
         raise _nobody()
     scans = [item for item in known.items if item.kind == "scan"]
+    never = {item.id: stands for item, stands in _never_stood(store, known)}
     rows = [
         {
             "item": item.id,
@@ -34,12 +39,51 @@ def listed(store: TwinStore, pid: str) -> list[dict[str, Any]]:
             "what": in_words(item, scans),
             "time_h": hour_of(item, scans),
             "version": item.version,
-            "status": item.status,
-            "reason": known.retracted[item.id]["reason"] if item.id in known.retracted else "",
+            "status": status_of(item, never.get(item.id)),
+            "reason": _reason(item, known, never),
         }
         for item in known.items
     ]
     return sorted(rows, key=lambda r: (r["time_h"] is not None, r["time_h"] or 0.0, r["kind"], r["version"], r["item"]))
+
+
+def _never_stood(store: TwinStore, known: Pool) -> list[tuple[Item, Item]]:
+    """Versions that never stood, each with the one that stands in its place; the same value under another record aside."""
+    replaced = [i for i in known.items if i.status == "replaced"]
+    stood = ever_stood(store, known.pid) if replaced else frozenset()
+    pairs = [(i, in_place_of(i, known.items)) for i in replaced if i.id not in stood]
+    return [(i, stands) for i, stands in pairs if stands is not None and why_not_used(i, stands, "")]
+
+
+def status_of(item: Item, stands: Item | None) -> str:
+    """What became of an item, in one word or two; `stands`: what stands in place of one that never did."""
+    if stands is None:
+        return item.status
+    return "older" if item.version < stands.version else "not used"
+
+
+def _reason(item: Item, known: Pool, never: Mapping[str, Item]) -> str:
+    if item.id in known.retracted:
+        return str(known.retracted[item.id]["reason"])
+    return f"never stood: another stands since {minute(never[item.id].version)}" if item.id in never else ""
+
+
+def findings(store: TwinStore, pid: str) -> list[str]:
+    """What a reader must know of the versions that stand, in words."""
+    return [f.words for f in pool_of(store, pid).findings()]
+
+
+def not_used(store: TwinStore, pid: str, delivery: str) -> list[str]:
+    """What of a delivery never stood, and why, in words."""
+    known, stated = pool_of(store, pid), stated_by(store, delivery)
+    scans = [item for item in known.items if item.kind == "scan"]
+    words = [why_not_used(i, stands, in_words(i, scans)) for i, stands in _never_stood(store, known) if i.id in stated]
+    patient = store.evidence.get_json(delivery, KIND)["patient"]
+    if all(bundle["patient"] != patient for bundle in known.cycles().values()):
+        words.append(
+            "age and size of the patient: another record stands for every cycle; not used; deliver it with a later `issued`"
+        )
+    return words
 
 
 def _nobody() -> UsageError:
@@ -70,7 +114,7 @@ def in_words(item: Item, scans: Sequence[Item]) -> str:
     if item.kind == "administration":
         return f"{x['activity_mbq']:.0f} MBq {x['product']} ({x['intent']})"
     if item.kind == "scan":
-        return f"{x['modality']}, {x['nuclide']}"
+        return ", ".join(filter(None, (x["modality"], x["nuclide"], calibration_words(item))))
     if item.kind == "lab":
         return f"{x['analyte']} {x['comparator']}{x['value']:g} {x['unit']} ({x['status']})"
     if item.kind == "sample":

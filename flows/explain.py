@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flows.decided import not_given
+from flows.notes import notes_of
 from storage.decisions import record_plain
 from storage.twin_reader import StateInfo
 from storage.twins import TwinStore
@@ -61,7 +61,7 @@ def explain(store: TwinStore, state_id: str) -> dict[str, Any]:
             }
             for a in state.evidence.administrations
         ],
-        "findings": [*not_given(store, state), *state.evidence.findings],
+        "findings": [*notes_of(store, state), *state.evidence.findings],
         "prior": prior_plain(identity),
         "settings": identity.get("settings"),
         "root_seed": identity.get("root_seed", identity.get("seed")),
@@ -91,7 +91,7 @@ def show(store: TwinStore, state_id: str) -> dict[str, Any]:
         "doses": state.summary.get("doses", []),
         "cumulative": state.summary.get("cumulative", []),
         "forecast": state.summary.get("forecast", []),
-        "warnings": [*not_given(store, state), *state.summary.get("warnings", [])],
+        "warnings": [*notes_of(store, state), *state.summary.get("warnings", [])],
         "proposal": proposal_line(state),
         "proposed_mbq": None if state.proposal is None else state.proposal.activity_mbq,
         "decision": None if decision is None else decision.kind,

@@ -44,6 +44,7 @@ def take_in(settings: Settings, server: PrefectServer, folder: Path) -> dict[str
 
 def outcome_of(store: TwinStore, taken: dict[str, Any]) -> dict[str, Any]:
     """What a person or a script wants to know after a run: chain in order of cycles, newest proposal, files."""
+    from flows.evidence import findings, not_used
     from flows.explain import proposal_line
     from storage.deliveries import pool_of
     from storage.pool import waiting
@@ -66,6 +67,8 @@ def outcome_of(store: TwinStore, taken: dict[str, Any]) -> dict[str, Any]:
         "newest": newest.id,
         "proposal": proposal_line(newest),
         "waiting": {str(k): v for k, v in waiting(pool_of(store, taken["pid"]).cycles()).items()},
+        "not_used": not_used(store, taken["pid"], taken["delivery"]),
+        "findings": findings(store, taken["pid"]),
         "proposed_mbq": None if newest.proposal is None else newest.proposal.activity_mbq,
         "decision": None if decision is None else decision.kind,
     }

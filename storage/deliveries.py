@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 from storage import pool
@@ -15,6 +16,7 @@ from storage.audit import Record, utc_text
 from storage.cycles import KIND as CYCLE
 from storage.evidence import EvidenceStore, digest_json, digest_labels
 from storage.intake_types import Intake
+from storage.pool_findings import Finding, findings_of
 from storage.twins import TwinStore
 from tdt_core.codec import to_plain
 from tdt_core.errors import UsageError
@@ -35,6 +37,10 @@ class Pool:
     def cycles(self) -> dict[int, JsonDict]:
         """Cycle number -> bundle of what stands. Raises InputError as `pool.cycles_of_pool`."""
         return pool.cycles_of_pool(self.pid, self.items, self.statements)
+
+    def findings(self) -> tuple[Finding, ...]:
+        """What a reader must know of the versions that stand (`storage.pool_findings`)."""
+        return findings_of(self.items, {i: str(e["reason"]) for i, e in self.retracted.items()})
 
     def find(self, prefix: str) -> pool.Item:
         """The one item whose id starts with `prefix`. Raises UsageError `retraction.unknown`."""
@@ -74,14 +80,7 @@ def content_of(intake: Intake) -> JsonDict:
 def pool_of(store: TwinStore, pid: str, *, more: JsonDict | None = None, retract: Mapping[str, bool] | None = None) -> Pool:
     """What is known of a patient, with a delivery or retractions (item id -> whether it is retracted) to be tried out."""
     events = [e for e in store.audit.events() if e.get("pid") == pid]
-    known: dict[str, pool.Statement] = {}
-    for e in events:
-        if e["event"] == KIND and e["delivery"] not in known:
-            known[e["delivery"]] = pool.Statement(
-                e["delivery"], e["knowledge_time"], store.evidence.get_json(e["delivery"], KIND)
-            )
-    for one in () if _chain_kept(events) else _from_chain(store, pid):
-        known.setdefault(one.digest, one)
+    known = _statements(store, pid, events)
     if more is not None:
         name = digest_json(KIND, more)
         known.setdefault(name, pool.Statement(name, utc_text(datetime.now(UTC)), more))
@@ -94,6 +93,47 @@ def pool_of(store: TwinStore, pid: str, *, more: JsonDict | None = None, retract
     statements = tuple(known.values())
     items = pool.judged(pool.items_of(statements, store.evidence.about), statements, gone)
     return Pool(pid, statements, items, {i: retracted[i] for i in gone if i in retracted})
+
+
+def _statements(store: TwinStore, pid: str, events: Iterable[Record]) -> dict[str, pool.Statement]:
+    """Every delivery of a patient by its digest, in order of first arrival."""
+    events = list(events)
+    known: dict[str, pool.Statement] = {}
+    for e in events:
+        if e["event"] == KIND and e["delivery"] not in known:
+            known[e["delivery"]] = pool.Statement(
+                e["delivery"], e["knowledge_time"], store.evidence.get_json(e["delivery"], KIND)
+            )
+    for one in () if _chain_kept(events) else _from_chain(store, pid):
+        known.setdefault(one.digest, one)
+    return known
+
+
+def ever_stood(store: TwinStore, pid: str) -> frozenset[str]:
+    """Ids of the items that stood after any delivery or retraction, in the order in which these arrived here."""
+    events = [e for e in store.audit.events() if e.get("pid") == pid]
+    known = _statements(store, pid, events)
+    told = {e["delivery"] for e in events if e["event"] == KIND}
+    describe = cache(store.evidence.about)
+    statements = [s for s in known.values() if s.digest not in told]
+    gone: set[str] = set()
+    stood: set[str] = set()
+    for e in events:
+        if e["event"] == KIND and known[e["delivery"]] not in statements:
+            statements.append(known[e["delivery"]])
+        elif e["event"] == "retraction":
+            gone = gone - {e["item"]} if e["undone"] else gone | {e["item"]}
+        else:
+            continue
+        judged = pool.judged(pool.items_of(statements, describe), statements, gone)
+        stood |= {i.id for i in judged if i.status == "standing"}
+    return frozenset(stood)
+
+
+def stated_by(store: TwinStore, delivery: str) -> frozenset[str]:
+    """Ids of the items that one delivery states."""
+    content = store.evidence.get_json(delivery, KIND)
+    return frozenset(i.id for i in pool.items_of([pool.Statement(delivery, "", content)], store.evidence.about))
 
 
 def record_delivery(store: TwinStore, content: JsonDict, *, time: datetime) -> str:

@@ -134,12 +134,13 @@ def _apart(versions: Sequence[Item]) -> list[Item]:
     """Administrations, the newest first, without those that are versions of one taken already."""
     taken: list[Item] = []
     for item in sorted(versions, key=lambda v: v.order, reverse=True):
-        if not any(_one_administration(item.plain, other.plain) for other in taken):
+        if not any(one_administration(item.plain, other.plain) for other in taken):
             taken.append(item)
     return taken
 
 
-def _one_administration(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+def one_administration(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Whether two records are versions of one administration."""
     apart_h = abs(a["time_h"] - b["time_h"])
     if a["intent"] != b["intent"]:
         return False
@@ -157,12 +158,13 @@ def _one_lab_per_sample(held: Sequence[Item]) -> list[Item]:
             groups.setdefault((item.plain["analyte"], item.time_h), []).append(item)
     for versions in groups.values():
         newest = max(versions, key=lambda v: v.order)
-        same = [v for v in versions if _same_value(v.plain, newest.plain)]
+        same = [v for v in versions if same_value(v.plain, newest.plain)]
         kept.append(min(same, key=lambda v: (-v.order[0], v.plain["record"])))
     return kept
 
 
-def _same_value(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+def same_value(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Whether two laboratory results say the same."""
     return bool(math.isclose(a["value"], b["value"], rel_tol=SAME_LAB) and a["comparator"] == b["comparator"])
 
 

@@ -19,7 +19,7 @@ from param.parameterized import discard_events
 from flows.dashboard import panes
 from flows.dashboard.alarms import Alarm, state_alarms, store_alarms
 from flows.dashboard.slices import SliceViewer
-from flows.decided import not_given
+from flows.notes import notes_of
 from flows.report import BANNER
 from storage.home import open_home
 from storage.twins import TwinStore
@@ -118,7 +118,7 @@ class Dashboard:
         decisions: Mapping[str, Decision | None] = {i.id: store.decision(i.id) for i in chain}
         newest = bool(chain) and chain[0].id == state_id
         alarms = [*store_alarms(lambda: store.verify(state.pid)), *state_alarms(state, decision, newest=newest)]
-        alarms += [Alarm("note", words) for words in not_given(store, state)]
+        alarms += [Alarm("note", words) for words in notes_of(store, state)]
         report = store.home.derived / state_id / "report.html"
         overview = pn.Column(
             self._html(Markup("<h3>Alarms</h3>") + panes.alarm_list(alarms)),

@@ -44,7 +44,7 @@ def render_report(
     provenance : what is recorded beside the state (versions, commit, times), shown as given.
     truth : of a reference patient's cycle, `regions` -> `dose_gy`; adds the table of errors.
     previous : state of the cycle before; adds the forecast beside what came.
-    notes : findings that the state itself does not hold (`flows.decided.not_given`), shown first among the warnings.
+    notes : findings that the state itself does not hold (`flows.notes`), shown first among the warnings.
 
     Raises
     ------

@@ -12,7 +12,7 @@ from storage.dicom.write_common import save
 
 def test_regions_without_their_scan_are_said_to_be_left_out(tmp_path):
     site = new_site(tmp_path / "site", tmp_path / "vault")
-    pid, _ = chain.take_in(site, write_piece(tmp_path / "base", PIECES["base"]))
+    pid, *_ = chain.take_in(site, write_piece(tmp_path / "base", PIECES["base"]))
     before = [i.id for i in pool_of(site.store, pid).items if i.kind == "labels"]
     folder = write_piece(tmp_path / "regions-alone", PIECES["activity corrected"])
     slices = b.ct("t1", SCANS["t1"][0])
