@@ -219,7 +219,7 @@ def _proposal(state: str, cycle: int, cumulative: dict[str, npt.NDArray[np.float
         ("the model does not fit the data: 2J/n = 3.40 with 47 data (expected about 1)",)
         if abstain
         else (
-            f"above {chosen or 0:.0f} MBq the risk to exceed the allowance of kidneys is more than 5%",
+            f"above {chosen or 0:.0f} MBq the risk to exceed a limit's allowance is more than 5% (kidneys 5.0%)",
             f"the remaining allowance is spread evenly over {remaining} planned cycles",
         )
     )

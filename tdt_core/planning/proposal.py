@@ -99,12 +99,18 @@ def propose(
         return Proposal(state, cycle, None, "", None, tuple(reasons), rows, curve, product.name, remaining_cycles)
     activity = float(np.floor(min(unrounded, high) / ROUND_MBQ) * ROUND_MBQ)
     activity = max(activity, low)
-    binding = "allowed range" if unrounded >= high else min(largest, key=lambda o: float(np.quantile(largest[o], accepted)))
+    # what of the risk is whose, where it reaches what is accepted
+    of_limit = {organ: float((a <= unrounded).mean()) for organ, a in largest.items()}
+    first = sorted(of_limit, key=lambda o: (-of_limit[o], float(np.quantile(largest[o], accepted))))
+    binding = "allowed range" if unrounded >= high else first[0]
     risk = float((joint < activity).mean())
     if binding == "allowed range":
         reasons.append(f"the largest allowed activity ({high:.0f} MBq) keeps every limit with risk {risk:.1%}")
     else:
-        reasons.append(f"above {activity:.0f} MBq the risk to exceed the allowance of {binding} is more than {accepted:.0%}")
+        shares = ", ".join(f"{organ} {of_limit[organ]:.1%}" for organ in first)
+        reasons.append(
+            f"above {activity:.0f} MBq the risk to exceed a limit's allowance is more than {accepted:.0%} ({shares})"
+        )
     reasons.append(f"the remaining allowance is spread evenly over {remaining_cycles} planned cycles")
     return Proposal(state, cycle, activity, binding, risk, tuple(reasons), rows, curve, product.name, remaining_cycles)
 

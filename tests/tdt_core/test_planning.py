@@ -66,6 +66,25 @@ def test_the_joint_risk_is_at_least_each_limits_risk():
         assert (np.array(curve["any"]) >= np.array(curve["per_limit"][organ])).all()
 
 
+def test_the_deciding_limit_is_the_one_with_most_of_the_risk_and_every_share_is_told():
+    """Marrow has the fatter tail: less of it at 5 % alone, more where both together reach 5 %."""
+    marrow = Limit("red_marrow", "AD", 2.0, 0.05, "t", "assumed", "t")
+    rng = np.random.default_rng(3)
+    tail = np.where(rng.random(20_000) < 0.03, 10.0, 1.0)
+    two = {
+        "kidneys": outlook(0.40e-3, 0.12, n=20_000),
+        "red_marrow": OrganOutlook(0.03e-3 * tail, np.full(20_000, 0.05), np.zeros(20_000)),
+    }
+    proposal = propose("s", 1, two, (AD, marrow), PRODUCT, 6)
+    assert proposal.activity_mbq is not None
+    given_ = proposal.activity_mbq + 10.0
+    share = {o: float((two[o].gy_per_mbq * given_ > x.value_gy / 6).mean()) for o, x in zip(two, (AD, marrow), strict=True)}
+    assert proposal.binding == "red_marrow" == max(share, key=share.__getitem__)
+    assert share["kidneys"] < 0.05
+    assert "a limit's allowance is more than 5% (red_marrow 3." in proposal.reasons[0]
+    assert "kidneys 1." in proposal.reasons[0]
+
+
 @pytest.mark.parametrize(
     ("outlooks", "remaining", "objection", "word"),
     [
