@@ -13,7 +13,7 @@ from storage.cycles import digests_by_cycle, get_cycle
 from storage.identity import state_id as id_of
 from storage.identity import state_identity
 from storage.intake import CycleIntake
-from tdt_core.assimilation import LADDER_NAME
+from tdt_core.assimilation import LADDER_NAME, estimators
 from tdt_core.assimilation.learned import LearnedPrior, check_base, learned_of, with_learned
 from tdt_core.codec import from_plain, to_plain
 from tdt_core.dosimetry.engines import engines
@@ -74,7 +74,7 @@ def plan_chain(site: Site, bundles: Mapping[int, str], first: int, parent: str |
             prior=prior_named(site, parent, plans, product.ligand, None if afresh else first_of_chain(site, pid)),
             model=model,
             settings={
-                "estimator": site.settings.estimator or DEFAULT_ESTIMATOR,
+                "estimator": estimator_of(site),
                 "engine": engine_of(site),
                 "n_draws": site.settings.n_draws,
                 **time_integration_of(site.settings),
@@ -113,6 +113,19 @@ def prior_named(
         named = (plans[-1].identity if plans else site.store.load(kept).identity).get("prior")
         learned = list(named.get("learned", ())) if isinstance(named, Mapping) else []
     return {"origin": parent or "population"} | ({"learned": learned} if learned else {})
+
+
+def estimator_of(site: Site) -> str:
+    """Name of the estimator that the settings ask for. Raises SettingsError when there is none of that name."""
+    name = site.settings.estimator or DEFAULT_ESTIMATOR
+    if name not in estimators():
+        raise SettingsError(
+            f"no estimator named {name!r}",
+            expected=f"one of {', '.join(estimators())}; network is an optional extra (docs/assimilation.md)",
+            remedy="correct `estimator` in tdt.toml or TDT_ESTIMATOR",
+            kind="settings.estimator",
+        )
+    return name
 
 
 def engine_of(site: Site) -> str:

@@ -20,6 +20,7 @@ from storage.twins import now
 from tdt_core.assimilation import poorly_fitted, population_prior, state_model, transition, was_treated
 from tdt_core.assimilation.hierarchy import factor_of_posterior
 from tdt_core.assimilation.learned import LearnedPrior, Taught, learn_population, without_learned
+from tdt_core.assimilation.problem import least_gain
 from tdt_core.assimilation.process_noise import Chain, link_of
 from tdt_core.assimilation.relations import keys_of
 from tdt_core.errors import EstimationError, UsageError
@@ -97,8 +98,9 @@ def teaches(chain: Sequence[TwinState], model: str, ligand: str) -> Taught | str
         return f"the model fits {', '.join(sorted(wrong))} poorly"
     rung = state_model(state)
     plain, prior, n = without_learned(rung), population_prior(rung), len(rung.parameters)
-    posterior = state.posterior
-    factor = factor_of_posterior(state.pid, rung, prior, posterior.mean[:n], posterior.covariance[:n, :n], plain)
+    found = state.posterior
+    least = least_gain(found.diagnostics)
+    factor = factor_of_posterior(state.pid, rung, prior, found.mean[:n], found.covariance[:n, :n], plain, least)
     return Taught(factor, plain, state.id)
 
 
@@ -125,7 +127,8 @@ def course_of(site: Site, states: Sequence[TwinState]) -> Chain | None:
             onward = transition(
                 without_learned(rungs[k]), state.cycle, states[i + 1].valid_time_h - state.valid_time_h, treated=True
             )
-        links.append(link_of(prior, state.posterior.mean[:n], state.posterior.covariance[:n, :n], keep, onward))
+        found = state.posterior
+        links.append(link_of(prior, found.mean[:n], found.covariance[:n, :n], keep, onward, least_gain(found.diagnostics)))
     if first is None:
         return None
     keys = dict(zip(rungs[0].parameters, keys_of(rungs[0]), strict=True))

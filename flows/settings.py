@@ -47,7 +47,7 @@ class Settings(BaseSettings):
     n_draws: int = Field(default=500, ge=20, le=100_000, description="posterior draws of a state")
     root_seed: int = Field(default=20_261_120, ge=0, lt=2**32, description="root of all random numbers of a state")
     model: str = Field(default="", description="kinetic model (rung); empty: the ladder, from whole_body down")
-    estimator: str = Field(default="", description="estimator; empty: MAP with Laplace draws")
+    estimator: str = Field(default="", description="estimator; empty: map, with draws moved to the posterior")
     engine: str = Field(default="", description="dose engine: local, kernel, multimedium, mc; empty: kernel")
     ct_calibration: Path | None = Field(default=None, description="CT calibration by scanner (CSV); empty: the folder's")
     adaptive_inflation: bool = Field(

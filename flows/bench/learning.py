@@ -19,7 +19,7 @@ from tdt_core.assimilation import assimilate, next_prior, population_prior, tran
 from tdt_core.assimilation.experiment import simulated
 from tdt_core.assimilation.hierarchy import factor_of_posterior
 from tdt_core.assimilation.learned import LearnedPrior, Taught, learn_population, with_learned
-from tdt_core.assimilation.problem import Prior
+from tdt_core.assimilation.problem import Prior, least_gain
 from tdt_core.assimilation.relations import organ_and_quantity
 from tdt_core.errors import UsageError
 from tdt_core.kinetics import UPTAKE, KineticModel
@@ -94,7 +94,8 @@ def teach(seed: int, number: int, name: str, shifted: bool) -> Taught:
         posterior = assimilate(prior, evidence, rung, seed=(seed, number, FIT, cycle), n_draws=2)
         prior = next_prior(posterior, transition(rung, 0, 0.0, treated=False), "cycle 0")
     n = len(start.names)
-    factor = factor_of_posterior(f"{number:06d}", rung, start, posterior.mean[:n], posterior.covariance[:n, :n], rung)
+    mean, covariance, least = posterior.mean[:n], posterior.covariance[:n, :n], least_gain(posterior.diagnostics)
+    factor = factor_of_posterior(f"{number:06d}", rung, start, mean, covariance, rung, least)
     return Taught(factor, rung, f"{number:064x}")
 
 

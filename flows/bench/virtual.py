@@ -90,10 +90,11 @@ def drawn(seed: int, rng: np.random.Generator) -> Virtual:
 
 
 def _pet() -> Administration:
-    """The imaging agent a week before the first cycle, as reference patients are given it."""
+    """The imaging agent before the first cycle, as reference patients are given it."""
     psma = {row["name"]: float(row["value"]) for row in packaged_csv("phantom_kinetics_psma.csv")}
+    before = packaged_table("design_candidates.csv").value("pet.before")
     return Administration(
-        -168.0, "Ga-68-PSMA-11", "PSMA-11", "Ga-68", psma["ligand.pet_activity"], psma["ligand.pet_amount"], intent="imaging"
+        -before, "Ga-68-PSMA-11", "PSMA-11", "Ga-68", psma["ligand.pet_activity"], psma["ligand.pet_amount"], intent="imaging"
     )
 
 

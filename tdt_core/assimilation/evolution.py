@@ -24,6 +24,8 @@ from tdt_core.twin import Decision, Posterior, TwinState
 
 FloatArray = npt.NDArray[np.float64]
 
+LESIONS = "lesions"
+
 CYCLE_H = 6 * 7 * 24.0
 """The interval that `drift_sd` and `reversion` are stated for."""
 
@@ -132,21 +134,35 @@ def state_model(state: TwinState) -> KineticModel:
 
 
 def adapt(prior: Prior, rung: KineticModel) -> Prior:
-    """The prior over another set of regions: new ones are born from the population, vanished ones are marginalised.
+    """The prior over another set of regions: new ones are born from the population, vanished ones are marginalised."""
+    names = tuple(rung.parameters)
+    if prior.names == names:
+        return prior
+    carry, offset, noise = births(rung, prior.names)
+    return Prior(names, carry @ prior.mean + offset, carry @ prior.covariance @ carry.T + noise, prior.origin)
 
-    A new region is correlated with the known regions of its organ only through the population, so a lesion that appears
-    learns nothing from its neighbours here.
+
+def births(rung: KineticModel, known: Sequence[str]) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """A (n, k), b (n,), N (n, n) of theta = A x + b + w, w ~ N(0, N): the parameters of `rung` from `known` ones x (k,).
+
+    What is known stays. What is new has the population's distribution given what is known: the second kidney of a patient is
+    expected to be like the first. Known lesions tell of nobody: what therapy did to them it did not do to a lesion that
+    appears.
     """
-    born = population_prior(rung)
-    known = {name: i for i, name in enumerate(prior.names)}
-    keep = [i for i, name in enumerate(born.names) if name in known]
-    source = [known[born.names[i]] for i in keep]
-    mean, covariance = born.mean.copy(), born.covariance.copy()
-    covariance[keep, :] = 0.0
-    covariance[:, keep] = 0.0
-    mean[keep] = prior.mean[source]
-    covariance[np.ix_(keep, keep)] = prior.covariance[np.ix_(source, source)]
-    return Prior(born.names, mean, covariance, prior.origin)
+    population, position = population_prior(rung), {name: i for i, name in enumerate(known)}
+    keep = [i for i, name in enumerate(population.names) if name in position]
+    new = [i for i, name in enumerate(population.names) if name not in position]
+    told = [i for i in keep if organ_and_quantity(rung, population.names[i])[0] != LESIONS]
+    carry, offset = np.zeros((len(population.names), len(known))), np.zeros(len(population.names))
+    noise = np.zeros((len(population.names),) * 2)
+    carry[keep, [position[population.names[i]] for i in keep]] = 1.0
+    if new:
+        c = population.covariance
+        slope = np.linalg.lstsq(c[np.ix_(told, told)], c[np.ix_(told, new)], rcond=None)[0].T
+        carry[np.ix_(new, [position[population.names[i]] for i in told])] = slope
+        offset[new] = population.mean[new] - slope @ population.mean[told]
+        noise[np.ix_(new, new)] = c[np.ix_(new, new)] - slope @ c[np.ix_(told, new)]
+    return carry, offset, noise
 
 
 def _organ_covariance(rung: KineticModel, sd: FloatArray, share: FloatArray) -> FloatArray:
@@ -161,7 +177,7 @@ def _organ_covariance(rung: KineticModel, sd: FloatArray, share: FloatArray) -> 
 def _trend(rung: KineticModel, parameter: str, cycle: int) -> float:
     """Expected ln change from `cycle` to the next: lesion uptake only."""
     organ, quantity = organ_and_quantity(rung, parameter)
-    if organ != "lesions" or quantity not in UPTAKE:
+    if organ != LESIONS or quantity not in UPTAKE:
         return 0.0
     relative = [float(r["relative_uptake"]) for r in packaged_csv("lesion_uptake_trend.csv")]
     last = len(relative) - 1

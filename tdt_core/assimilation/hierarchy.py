@@ -84,12 +84,18 @@ def packaged(keys: Sequence[str], shares: Sequence[float]) -> Hyper:
 
 
 def factor_of_posterior(
-    patient: str, rung: KineticModel, prior: Prior, mean: FloatArray, covariance: FloatArray, packaged_rung: KineticModel
+    patient: str,
+    rung: KineticModel,
+    prior: Prior,
+    mean: FloatArray,
+    covariance: FloatArray,
+    packaged_rung: KineticModel,
+    least: float = INFORMED,
 ) -> Factor:
     """The factor of a Gaussian posterior, mean (n,) and covariance (n, n), with the prior divided out that it was fitted under.
 
     packaged_rung : the same rung with packaged parameters, in whose sds and from whose medians the factor is counted.
-    Directions in which the posterior is no narrower than the prior carry nothing.
+    least : information below which a direction carries nothing (`least_gain`).
     """
     names = tuple(rung.parameters)
     if prior.names != names or mean.shape != (len(names),):
@@ -107,8 +113,8 @@ def factor_of_posterior(
             remedy="give it a spread, or estimate it no longer",
             kind="estimation.prior",
         )
-    white, narrow, gain = gained(prior.covariance, covariance)
-    seen = gain > INFORMED
+    white, narrow, gain = gained(prior.covariance, covariance, max(least, INFORMED))
+    seen = gain > 0
     back = white[seen].T
     precision = back @ (gain[seen, None] * white[seen])
     information = back @ ((white[seen] @ (mean - prior.mean)) / narrow[seen]) + precision @ (prior.mean - median)

@@ -18,7 +18,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from tdt_core.assimilation.evolution import population_prior
+from tdt_core.assimilation.evolution import births
 from tdt_core.assimilation.map_laplace import MEMBERS, ROUND, descend, moved
 from tdt_core.assimilation.problem import Prior, Problem, build_problem, factor_of, settled_sd
 from tdt_core.assimilation.target import Fit, Target, draws_of, laplace
@@ -128,20 +128,11 @@ def build_joint(prior: Prior, cycles: Sequence[Cycle]) -> JointProblem:
 
 
 def _step(before: Cycle, after: Cycle) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """A, b, N from one cycle to the next: shared parameters move on, those of new regions come from the population."""
+    """A, b, N from one cycle to the next: shared parameters move on, those of new regions are born from the population."""
     step = before.onward
     assert step is not None  # checked by the caller
-    born = population_prior(after.rung)
-    position = {name: i for i, name in enumerate(step.names)}
-    keep = [i for i, name in enumerate(born.names) if name in position]
-    source = [position[born.names[i]] for i in keep]
-    carry, offset, noise = np.zeros((len(born.names), len(step.names))), born.mean.copy(), born.covariance.copy()
-    carry[keep, source] = step.phi[source]
-    offset[keep] = step.offset[source]
-    noise[keep, :] = 0.0
-    noise[:, keep] = 0.0
-    noise[np.ix_(keep, keep)] = step.noise[np.ix_(source, source)]
-    return carry, offset, noise
+    carry, offset, noise = births(after.rung, step.names)
+    return carry * step.phi, carry @ step.offset + offset, carry @ step.noise @ carry.T + noise
 
 
 @dataclass(frozen=True, eq=False)

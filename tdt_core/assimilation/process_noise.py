@@ -52,14 +52,16 @@ class Chain:
             raise EstimationError("a chain without a transition", expected="two cycles or more", kind="estimation.chain")
 
 
-def link_of(prior: Prior, mean: FloatArray, covariance: FloatArray, keep: Sequence[int], onward: Transition | None) -> Link:
+def link_of(
+    prior: Prior, mean: FloatArray, covariance: FloatArray, keep: Sequence[int], onward: Transition | None, least: float = 0.0
+) -> Link:
     """What a cycle's posterior, mean (n,) and covariance (n, n), adds to its prior, over the parameters `keep`.
 
-    The others are integrated out under the prior and under the posterior.
+    The others are integrated out under the prior and under the posterior. `least` as `least_gain` has it.
     """
     at = np.asarray(keep, dtype=int)
     block = np.ix_(at, at)
-    white, narrow, gain = gained(prior.covariance[block], covariance[block])
+    white, narrow, gain = gained(prior.covariance[block], covariance[block], least)
     told = np.where(gain > 0, (white @ (mean[at] - prior.mean[at])) / narrow, 0.0)
     precision = white.T @ (gain[:, None] * white)
     if onward is not None:

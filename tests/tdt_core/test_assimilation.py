@@ -1,11 +1,12 @@
 """Laws of assimilation: closed forms, information, order, correlation of errors, drift, coverage."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tdt_core.assimilation import adapt, assimilate, build_problem, population_prior, smooth_draws, transition
+from tdt_core.assimilation import Prior, adapt, assimilate, build_problem, population_prior, smooth_draws, transition
 from tdt_core.errors import EstimationError, InputError
 from tdt_core.kinetics import rung_for
 from tdt_core.parameters import packaged_table
@@ -217,6 +218,25 @@ def test_a_new_lesion_is_born_from_the_population_and_a_vanished_one_is_marginal
     np.linalg.cholesky(adapted.covariance + 1e-12 * np.eye(len(adapted.names)))
 
 
+def test_a_region_seen_later_is_what_the_population_says_given_what_is_known(rung):
+    """The population of one kidney carried to two is the population of two; known exactly, the second is like the first."""
+    both = population_prior(rung)
+    one = population_prior(rung_for("sum_of_exponentials", "PSMA-617", REGIONS[:1]))
+    kidneys = [i for i, name in enumerate(both.names) if name.startswith(("kidney_left.", "kidney_right."))]
+    carried = adapt(one, rung)
+    np.testing.assert_allclose(carried.mean, both.mean)
+    np.testing.assert_allclose(
+        carried.covariance[np.ix_(kidneys, kidneys)], both.covariance[np.ix_(kidneys, kidneys)], atol=1e-12
+    )
+    sd = np.sqrt(np.diag(one.covariance))
+    high = adapt(Prior(one.names, one.mean + sd, 1e-12 * np.eye(len(sd)), "state"), rung)
+    left, right = (both.names.index(f"kidney_{side}.uptake_per_ml") for side in ("left", "right"))
+    share = both.covariance[left, right] / both.covariance[right, right]
+    assert share > 0.5
+    assert high.mean[right] - both.mean[right] == pytest.approx(share * sd[one.names.index(both.names[left])])
+    assert high.covariance[right, right] == pytest.approx((1 - share**2) * both.covariance[right, right], rel=1e-6)
+
+
 def test_imaging_agent_data_inform_less_than_therapy_data(rung):
     pet = Administration(-100.0, "Ga-68-PSMA-11", "PSMA-11", "Ga-68", 150.0, intent="imaging")
     value = rung.activity(population_prior(rung).mean[None], pet, np.array([1.0]))[0, 0, 0]
@@ -300,3 +320,11 @@ def test_variants_of_the_whole_body_take_its_calibration_and_curves_their_own():
         row = "transfer.PSMA-617.kidneys" if name == "sum_of_exponentials" else "transfer.whole_body.PSMA-617.kidneys"
         at = problem.names.index("kidney_left.transfer")
         assert (problem.mean[at], problem.factor[at, at]) == pytest.approx((table.value(row), table[row].sd))
+
+
+def test_the_example_of_the_documentation_runs_and_says_what_it_says(capsys):
+    text = (Path(__file__).parents[2] / "docs" / "assimilation.md").read_text(encoding="utf-8")
+    code = text.split("```python\n")[1].split("```")[0]
+    exec(compile(code, "docs/assimilation.md", "exec"), {})
+    said = [float(x) for x in code.rsplit("# ", 1)[1].split(",")]
+    assert [float(x) for x in capsys.readouterr().out.split()] == pytest.approx(said, rel=0.05)

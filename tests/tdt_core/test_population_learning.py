@@ -21,7 +21,7 @@ from tdt_core.assimilation.hierarchy import (
     predictive_p,
 )
 from tdt_core.assimilation.learned import LearnedPrior, Taught, learn_population, with_learned
-from tdt_core.assimilation.problem import Prior
+from tdt_core.assimilation.problem import SAMPLED, Prior, gained, least_gain
 from tdt_core.assimilation.relations import keys_of
 from tdt_core.errors import EstimationError
 from tdt_core.kinetics import Sampled, rung_for
@@ -221,6 +221,21 @@ def test_dividing_the_prior_out_and_putting_it_back_gives_the_posterior(rung):
     np.testing.assert_allclose(again, covariance, rtol=1e-6, atol=1e-10)
     back = prior.mean + again @ (factor.information / sd)
     np.testing.assert_allclose(back, mean, atol=1e-7)
+
+
+def test_what_moments_of_draws_show_by_chance_is_no_information(rung):
+    """300 draws of the prior itself: their moments are narrower here and there; a Laplace covariance is taken as it is."""
+    prior = population_prior(rung)
+    draws = prior.draws(300, np.random.default_rng(6))
+    covariance = np.cov(draws, rowvar=False)
+    plain = gained(prior.covariance, covariance)[2]
+    assert 0.1 < plain.max() < SAMPLED
+    assert gained(prior.covariance, covariance, SAMPLED)[2].max() == 0.0
+    assert least_gain({"estimator": {"members": 500}}) == SAMPLED
+    assert least_gain({"estimator": {"solves": 12}}) == 0.0
+    factor = factor_of_posterior("p", rung, prior, draws.mean(axis=0), covariance, rung, SAMPLED)
+    assert not factor.precision.any()
+    assert not factor.information.any()
 
 
 def test_a_factor_does_not_hang_on_the_prior_that_was_divided_out(rung):
