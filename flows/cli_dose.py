@@ -90,11 +90,12 @@ def _map(workers: int) -> Any:
 def _print(told: dict[str, Any]) -> None:
     from flows.cli_data import BANNER
     from flows.report.style import interval, name_of, number
+    from flows.report.words import hollow_words
 
     say(BANNER)
     print_table(
         f"Cycle {told['cycle']}, {told['therapy']['net_activity_mbq']:.0f} MBq {told['therapy']['nuclide']}",
-        ("region", "mL", "TIA, MBq h", "T½, h", "absorbed dose, Gy", "90 %", "BED, Gy"),
+        ("region", "mL", "TIA, MBq h", "T½, h", "absorbed dose, Gy, mean", "90 %", "BED, Gy, mean"),
         [
             (
                 name_of(r["region"]),
@@ -108,6 +109,8 @@ def _print(told: dict[str, Any]) -> None:
             for r in told["regions"]
         ],
     )
+    if words := hollow_words(r["region"] for r in told["regions"]):
+        say(words)
     for finding in told["findings"]:
         say(f"note: {finding}")
 

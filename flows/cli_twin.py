@@ -125,6 +125,7 @@ def as_of(
 def show_state(state: StateArgument, as_json: AsJson = False) -> None:
     """The results of a state: doses, limits, proposal."""
     from flows.explain import show
+    from flows.report.style import contents
     from tdt_core.twin import QUANTITY_NAMES
 
     _, store = settings_and_store()
@@ -136,12 +137,12 @@ def show_state(state: StateArgument, as_json: AsJson = False) -> None:
     say(f"State {head['id'][:12]}, cycle {head['cycle']} of {head['pid']}. Research use only.")
     print_table(
         "Absorbed dose of this cycle, Gy",
-        ("region", "5 %", "median", "95 %", "Gy/GBq", ""),
+        ("region", "mean", "5 %", "95 %", "Gy/GBq, mean", ""),
         [
             (
-                d["region"],
-                *(f"{d['dose_gy'][q]:.2f}" for q in ("q05", "q50", "q95")),
-                f"{d['gy_per_gbq']['q50']:.3f}",
+                contents(d["region"]),
+                *(f"{d['dose_gy'][q]:.2f}" for q in ("mean", "q05", "q95")),
+                f"{d['gy_per_gbq']['mean']:.3f}",
                 d["learned"],
             )
             for d in shown["doses"]

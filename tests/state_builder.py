@@ -223,6 +223,10 @@ def _proposal(state: str, cycle: int, cumulative: dict[str, npt.NDArray[np.float
             f"the remaining allowance is spread evenly over {remaining} planned cycles",
         )
     )
+    for row, (organ, quantity, *_) in zip(rows, LIMITS, strict=True):
+        if chosen is not None:
+            given = cumulative[organ] * (1.25 if quantity == "BED" else 1)
+            row["after_gy"] = summarised(given * (1 + 1.12 * chosen / (cycle * 7400)))
     return Proposal(
         state=state,
         cycle=cycle + 1,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from flows.report import sections
-from flows.report.style import activity, name_of, percent
+from flows.report.style import activity, in_sentence, percent
 from storage.state_files import Problem
 from tdt_core.errors import TwinError
 from tdt_core.twin import Decision, TwinState
@@ -43,7 +43,7 @@ def state_alarms(state: TwinState, decision: Decision | None, *, newest: bool) -
     start = sections.start_h(state)
     outliers = [r for r in state.posterior.fit_report if r["status"] == "outlier"]
     if outliers:
-        places = ", ".join(f"{name_of(r['region']).lower()} at {r['time_h'] - start:.0f} h" for r in outliers[:4])
+        places = ", ".join(f"{in_sentence(r['region'])} at {r['time_h'] - start:.0f} h" for r in outliers[:4])
         more = f" and {len(outliers) - 4} more" if len(outliers) > 4 else ""
         found.append(Alarm("note", f"Down-weighted or suspicious data: {places}{more}."))
     found += [Alarm("note", words) for words in sections.warnings(state)]

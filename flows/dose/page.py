@@ -11,6 +11,7 @@ from flows.dose.tables import Row
 from flows.report import figures, style
 from flows.report.render import BANNER, content_security_policy, dose_pictures, environment, style_sheet
 from flows.report.sections import in_order, with_names
+from flows.report.words import hollow_words
 
 
 def render(told: Row, curves: list[Row], maps: xr.Dataset) -> str:
@@ -38,6 +39,8 @@ def render(told: Row, curves: list[Row], maps: xr.Dataset) -> str:
             histogram_is="of the dose map",
             facts=_facts(told),
             findings=with_names(told["findings"], (r["region"] for r in told["regions"])),
+            forecast_for="",
+            hollow_words=hollow_words(by_region),
             organs=[r for r in rows if r["organ"] != "lesions"],
             lesion_doses=[r for r in rows if r["organ"] == "lesions"],
             scans=[r for r in rows if r.get("scans")],

@@ -23,8 +23,11 @@ def _headroom(values: Sequence[float], part: float = 0.08) -> float:
     return top * (1 + part) if top > 0 else 1.0
 
 
-def time_activity(curve: Row, *, log_y: bool = False, note: str = "") -> Markup:
-    """One region's activity over time: median, 90 % band, measured points with 1-sigma bars and the status of each."""
+def time_activity(curve: Row, *, log_y: bool = False, note: str = "", of: str = "") -> Markup:
+    """One region's activity over time: median, 90 % band, measured points with 1-sigma bars and the status of each.
+
+    `of` names the administration on the time axis where it is not the one that was given.
+    """
     times = curve["times_h"]
     colour = colour_of(curve["region"])
     points = curve["points"]
@@ -43,7 +46,7 @@ def time_activity(curve: Row, *, log_y: bool = False, note: str = "") -> Markup:
     parts = [text(2, 12, name_of(curve["region"]), size=12.5, fill=INK, weight="600")]
     if note:
         parts.append(text(frame.width - 10, 12, note, anchor="end", size=9.5))
-    parts += frame.axes("hours after administration", "MBq", ticks)
+    parts += frame.axes(f"hours after {of or 'administration'}", "MBq", ticks)
     # a logarithmic axis ends somewhere: what lies below is not drawn along its edge as if it were there
     in_band = [n for n, v in enumerate(curve["q95"]) if v > low or not log_y]
     on_line = [n for n, v in enumerate(curve["q50"]) if v > low or not log_y]
@@ -65,12 +68,13 @@ def time_activity(curve: Row, *, log_y: bool = False, note: str = "") -> Markup:
         parts.append(frame.point(p["time_h"], p["activity_mbq"], sd, mark, shape=shape, tip=tip))
     if not seen:
         words = "not measured: the model's prediction"
-        parts.append(text(frame.width - 14, frame.top + 14, words, anchor="end", size=9.5, halo=PAPER))
+        # between title and plot, where no band, line or grid can cross it
+        parts.append(text(frame.width - 10, frame.top - 9, words, anchor="end", size=9.5))
     label = f"Activity of {name_of(curve['region'])} over time with its 90 % band and {len(seen)} measured points"
     return document(frame.width, frame.height, parts, label)
 
 
-def dose_volume(curve: Row, note: str = "") -> Markup:
+def dose_volume(curve: Row, note: str = "", of: str = "this cycle") -> Markup:
     """One region's cumulative dose-volume histogram with its 90 % band and D90, D50, D2 marked.
 
     The line and the marks are the `mean` where the curve has one (that of a dose map), else the median over draws.
@@ -85,7 +89,7 @@ def dose_volume(curve: Row, note: str = "") -> Markup:
     parts = [text(2, 12, name_of(curve["region"]), size=12.5, fill=INK, weight="600")]
     if note:
         parts.append(text(frame.width - 10, 12, note, anchor="end", size=9.5))
-    parts += frame.axes("absorbed dose this cycle, Gy", "% of volume", y_count=4)
+    parts += frame.axes(f"absorbed dose {of}, Gy", "% of volume", y_count=4)
     parts.append(frame.band(xs, low, high, colour))
     parts.append(frame.line(xs, mid, colour))
     for key, level in (("d90", 90), ("d50", 50), ("d2", 2)):
@@ -281,7 +285,7 @@ def limit_bars(rows: Sequence[Row]) -> Markup:
     )
 
 
-def interval_bar(q: Row | None, top: float, colour: str, width: float = 170) -> Markup:
+def interval_bar(q: Row | None, top: float, colour: str, width: float = 150) -> Markup:
     """A 90 % interval with its mean on a common scale from 0 to `top`, for a table cell."""
     if not q or top <= 0:
         return Markup("")

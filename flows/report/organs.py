@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from flows.report.sections import Row, in_order, is_side
-from flows.report.style import colour_of, name_of, number, organ_of
+from flows.report.style import colour_of, in_sentence, name_of, number, organ_of
 from tdt_core.twin import TwinState
 
 MARROW_METHODS = {"image": "by image", "blood": "by blood"}
@@ -45,7 +45,7 @@ def marrow_words(marrow: dict[str, Any] | None) -> str:
     words += f"; {number(own)} Gy from its own activity, {number(cross)} Gy from other regions"
     most = max(marrow["cross_by_source_gy"].items(), key=lambda x: x[1], default=None)
     if most and most[1] > 0:
-        source = "the rest of the body" if most[0] == "rest" else name_of(most[0]).lower()
+        source = "the rest of the body" if most[0] == "rest" else in_sentence(most[0])
         words += f", the largest part from {source} ({number(most[1])} Gy)"
     if marrow["ratio"] is not None:
         words += f"; marrow-to-blood ratio {number(marrow['ratio'])}"

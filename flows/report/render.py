@@ -18,7 +18,7 @@ import xarray as xr
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from flows.report import figures, organs, pictures, sections, style, volumes
+from flows.report import figures, organs, pictures, sections, style, volumes, words
 from flows.report.daughters import daughters
 from tdt_core.twin import Decision, TwinState
 
@@ -64,14 +64,18 @@ def render_report(
         "verdict": sections.verdict(state, decision),
         "tiles": sections.tiles(state),
         "administration": sections.administration(state),
+        "forecast_for": words.forecast_for(state),
+        "learned_words": words.learned_words(),
+        "hollow_words": words.hollow_words(r["region"] for r in organ_doses),
         "organs": organ_doses,
         "lesion_doses": lesions,
         "organ_level": organs.organ_level(state),
         "limits": _limits(state),
+        "outlook_words": words.outlook_words(state),
         "cycles": sections.cycle_table(state),
         "curves": _curves(state, log_y=False),
         "log_curves": _curves(state, log_y=True),
-        "pictures": dose_pictures(summary, dose),
+        "pictures": dose_pictures(summary, dose, words.planned(state)),
         "dvh": _dvh(state),
         "labs": _labs(state),
         "single_labs": [r for r in summary.get("labs") or [] if len(r["points"]) == 1],
@@ -144,12 +148,13 @@ def _curves(state: TwinState, *, log_y: bool) -> list[Markup]:
     for curve in _ordered(state.summary.get("curves") or []):
         half_life = sections.late_half_life_h(curve)
         note = f"late T½ {style.number(half_life, 2)} h" if half_life else ""
-        shown.append(figures.time_activity(curve, log_y=log_y, note=note))
+        shown.append(figures.time_activity(curve, log_y=log_y, note=note, of=words.planned(state)))
     return shown
 
 
 def _dvh(state: TwinState) -> list[Mapping[str, Any]]:
-    return [{"curve": c, "chart": figures.dose_volume(c)} for c in _ordered(state.summary.get("dvh") or [])]
+    of = f"of {planned}" if (planned := words.planned(state)) else "this cycle"
+    return [{"curve": c, "chart": figures.dose_volume(c, of=of)} for c in _ordered(state.summary.get("dvh") or [])]
 
 
 def _labs(state: TwinState) -> list[Markup]:
@@ -177,10 +182,11 @@ def _forecast(state: TwinState, previous: TwinState | None) -> list[Markup]:
     return [figures.forecast_check(group) for group in groups if group]
 
 
-def dose_pictures(summary: Mapping[str, Any], dose: xr.Dataset) -> dict[str, Any]:
+def dose_pictures(summary: Mapping[str, Any], dose: xr.Dataset, planned: str = "") -> dict[str, Any]:
     """Projections, planes through the most loaded organ at risk and the hottest lesion, uncertainty.
 
-    `summary` holds `doses` and, where organs have limits, `cumulative`.
+    `summary` holds `doses` and, where organs have limits, `cumulative`. planned : what the maps forecast, where nothing was
+    given yet.
     """
     view = volumes.view_of(dose)
     levels = volumes.levels_for(view, summary)
@@ -188,7 +194,8 @@ def dose_pictures(summary: Mapping[str, Any], dose: xr.Dataset) -> dict[str, Any
         return {}
     organ, lesion = volumes.organ_in_focus(view, summary), volumes.lesion_in_focus(view, summary)
     floor = levels[0]
-    caption = "Isodose lines, absorbed dose of this cycle"
+    of = planned or "this cycle"
+    caption = f"Isodose lines, absorbed dose of {of}"
     shown: dict[str, Any] = {
         "mip": pictures.projections(view, levels),
         "legend": pictures.legend(levels, caption),
@@ -211,5 +218,5 @@ def dose_pictures(summary: Mapping[str, Any], dose: xr.Dataset) -> dict[str, Any
             pictures.quantiles(view, focus, levels, what) for what in ("dose", "bed") if f"{what}_q95" in view.bands
         ]
         shown["quantile_region"] = style.name_of(organ or lesion or "")
-        shown["legend_quantiles"] = pictures.legend(levels, "Isodose lines, absorbed dose and BED of this cycle", row=True)
+        shown["legend_quantiles"] = pictures.legend(levels, f"Isodose lines, absorbed dose and BED of {of}", row=True)
     return shown

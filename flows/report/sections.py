@@ -17,6 +17,7 @@ from flows.report.style import (
     activity,
     colour_of,
     hours,
+    in_sentence,
     name_of,
     number,
     organ_of,
@@ -152,7 +153,8 @@ def tiles(state: TwinState) -> list[Row]:
     if rows:
         worst = max(rows, key=lambda r: r["cumulative_gy"]["q50"] / r["limit_gy"])
         used = worst["cumulative_gy"]["q50"] / worst["limit_gy"]
-        words = f"of the {name_of(worst['organ']).lower()} limit used ({plain(worst['limit_gy'])} Gy {quantity_of(worst)})"
+        of = f"{plain(worst['limit_gy'])} Gy {quantity_of(worst)}"
+        words = f"of the {in_sentence(worst['organ'])} limit used so far, median ({of})"
         found.append({"value": percent(used), "label": words})
     d = state.posterior.diagnostics
     fit = d.get("two_j_per_n", d.get("chi2_per_n"))
@@ -212,19 +214,23 @@ def known_limits(state: TwinState) -> list[Row]:
 
 
 def limit_rows(state: TwinState) -> dict[str, list[Row]]:
-    """Cumulative dose against limits by quantity (`AD`, `BED`), with what the proposed cycle would add in absorbed dose.
+    """Cumulative dose against limits by quantity (`AD`, `BED`), with what they would be after the proposed cycle.
 
-    The interval with the proposed cycle adds the ends of both intervals, as for fully correlated errors: the widest reading.
+    `after_gy` is the proposal's own, draw by draw. A state from before proposals held it has it of absorbed dose only, from the
+    forecast: the ends of both intervals are added, as for fully correlated errors, the widest reading.
     """
     proposal = state.proposal
     forecast = {r["region"]: r["gy_per_gbq"] for r in state.summary.get("forecast") or []}
+    after = {(r["organ"], r["quantity"]): r.get("after_gy") for r in (proposal.limits if proposal else ())}
     groups: dict[str, list[Row]] = {"AD": [], "BED": []}
     for row in known_limits(state):
         shown = {**row, "label": name_of(row["organ"])}
         if proposal is not None and proposal.remaining_cycles + state.cycle > 0:
             shown["even_share"] = state.cycle / (state.cycle + proposal.remaining_cycles)
             per_gbq = forecast.get(row["organ"])
-            if per_gbq and proposal.activity_mbq and row["quantity"] == "AD":
+            if told := after.get((row["organ"], row["quantity"])):
+                shown["after_gy"] = told
+            elif per_gbq and proposal.activity_mbq and row["quantity"] == "AD":
                 add = proposal.activity_mbq / 1000
                 shown["after_gy"] = {k: row["cumulative_gy"][k] + per_gbq[k] * add for k in ("mean", "q05", "q50", "q95")}
         groups[row["quantity"]].append(shown)
@@ -396,7 +402,7 @@ def with_names(lines: Iterable[str], regions: Iterable[str]) -> list[str]:
     shown = []
     for line in lines:
         for name in names:
-            line = line.replace(name, name_of(name).lower() if not name.startswith("lesion/") else name_of(name))
+            line = line.replace(name, in_sentence(name))
         shown.append(line[:1].upper() + line[1:])
     return shown
 

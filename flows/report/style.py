@@ -27,7 +27,9 @@ ORGAN_COLOURS = {
 LESION_SHADES = ("#00795c", "#3a9a52", "#0c5a5e", "#6aa33a", "#1f7f8c", "#4a6b1f")
 ABBREVIATIONS = {"egfr": "eGFR", "psa": "PSA", "alp": "ALP", "ldh": "LDH", "ast": "AST", "alt": "ALT", "crp": "CRP"}
 """Of analytes."""
-PLAIN = {**ABBREVIATIONS, "gi": "Gut"}
+HOLLOW = ("bladder",)
+"""Organs whose region is what they hold: the wall is not told from its contents."""
+PLAIN = {**ABBREVIATIONS, "gi": "Gut", "bladder": "Bladder contents"}
 THIN = "\u202f"
 
 
@@ -58,6 +60,17 @@ def name_of(region: str) -> str:
         if region.endswith(f"_{side}"):
             return f"{side.capitalize()} {region.removesuffix(f'_{side}').replace('_', ' ')}"
     return region.replace("_", " ").capitalize()
+
+
+def in_sentence(region: str) -> str:
+    """A region, organ or analyte in words inside a sentence: small, but ids of lesions and abbreviations as they are."""
+    name = name_of(region)
+    return name if region.startswith("lesion/") or region in ABBREVIATIONS else name[:1].lower() + name[1:]
+
+
+def contents(region: str) -> str:
+    """A region as it is typed, with a word where its dose is that of an organ's contents."""
+    return f"{region} (contents)" if region in HOLLOW else region
 
 
 def number(value: Any, digits: int = 3) -> str:

@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tdt_core.draws import summarised
 from tdt_core.errors import PlanningError
+from tdt_core.radiobiology import bed
 from tdt_core.twin import Limit, Product, Proposal
 
 FloatArray = npt.NDArray[np.float64]
@@ -49,6 +51,15 @@ def largest_harmless_activity(limit: Limit, outlook: OrganOutlook, remaining_cyc
     x = 4.0 * outlook.lea_catcheside * allowance / limit.alpha_beta_gy
     # 2 allowance / (1 + sqrt(1 + x)) is the root without cancellation for small x
     return np.asarray(2.0 * allowance / (1.0 + np.sqrt(1.0 + x)) / dose)
+
+
+def with_cycle(limit: Limit, outlook: OrganOutlook, activity_mbq: float) -> FloatArray:
+    """(n,) Gy in the limit's quantity after a next cycle of that activity, draw by draw with what was given before."""
+    dose = activity_mbq * outlook.gy_per_mbq
+    if limit.quantity == "AD":
+        return np.asarray(outlook.cumulative_gy + dose)
+    assert limit.alpha_beta_gy is not None
+    return np.asarray(outlook.cumulative_gy + bed(dose, outlook.lea_catcheside, limit.alpha_beta_gy))
 
 
 def propose(
@@ -104,6 +115,9 @@ def propose(
     first = sorted(of_limit, key=lambda o: (-of_limit[o], float(np.quantile(largest[o], accepted))))
     binding = "allowed range" if unrounded >= high else first[0]
     risk = float((joint < activity).mean())
+    rows = tuple(
+        row | {"after_gy": summarised(with_cycle(x, outlooks[x.organ], activity))} for x, row in zip(known, rows, strict=True)
+    )
     if binding == "allowed range":
         reasons.append(f"the largest allowed activity ({high:.0f} MBq) keeps every limit with risk {risk:.1%}")
     else:

@@ -19,7 +19,9 @@ from hypothesis import given
 from state_builder import build_dose, build_state
 
 from flows.report import BANNER, figures, render_report, sections
-from flows.report.style import name_of, number
+from flows.report.organs import marrow_words
+from flows.report.style import contents, in_sentence, name_of, number, percent
+from flows.summary import LEARNED_ABOVE
 from tdt_core.twin import Decision, TwinState
 
 SMALL = (60, 28, 36)
@@ -176,6 +178,51 @@ def test_absorbed_dose_and_bed_limits_stand_apart(state: TwinState, page: str) -
     assert absorbed < text.index("of 2 Gy", absorbed) < biological < text.index("of 40 Gy", biological)
 
 
+def test_the_share_of_variance_that_decides_the_word_stands_beside_it(state: TwinState, page: str) -> None:
+    half = [{**r, "variance_reduction": 0.46, "learned": "assumed"} for r in state.summary["doses"]]
+    text = text_of(render_report(with_summary(state, doses=half), build_dose(state, SMALL, 11.5)))
+    assert text.count("assumed 46 %") == len(half)
+    assert f"have removed at least {percent(LEARNED_ABOVE)} of the population's variance" in text_of(page)
+    assert "nothing here has tested" not in page
+
+
+def test_the_dose_of_the_bladder_is_called_that_of_its_contents(state: TwinState, dose: xr.Dataset, page: str) -> None:
+    text = text_of(page)
+    assert "Bladder contents" in text
+    assert "about half of the dose deep inside" in text
+    dry = [r for r in state.summary["doses"] if r["region"] != "bladder"]
+    assert "deep inside" not in text_of(render_report(with_summary(state, doses=dry), dose))
+    assert contents("bladder") == "bladder (contents)"
+    assert contents("liver") == "liver"
+
+
+def test_a_state_without_a_therapy_forecasts_and_says_for_which_activity(state: TwinState, dose: xr.Dataset, page: str) -> None:
+    given = tuple(replace(a, intent="imaging") for a in state.evidence.administrations)
+    ahead = replace(with_summary(state, activity_mbq=7300.0), evidence=replace(state.evidence, administrations=given))
+    html = render_report(ahead, dose)
+    text = text_of(html)
+    for section in ("doses", "time-activity curves", "dose maps", "dose-volume histograms"):
+        assert f"Forecast for 7\u202f300 MBq: {section}" in text
+    assert text.count("absorbed dose of 7\u202f300 MBq (forecast), Gy") == len(state.summary["dvh"])
+    assert text.count("hours after 7\u202f300 MBq (forecast)") == 2 * len(state.summary["curves"])
+    told = text[: text.index("Evidence")]
+    assert "this cycle, Gy" not in told
+    assert "Doses of this cycle" not in told
+    assert "dose of this cycle" not in told
+    assert "Forecast for" not in text_of(page)
+
+
+def test_a_limit_table_says_that_its_next_cycle_is_absorbed_dose(page: str) -> None:
+    assert "Absorbed dose of the next cycle, Gy/GBq, median" in text_of(page)
+
+
+def test_ids_and_abbreviations_stay_as_they_are_inside_a_sentence(state: TwinState) -> None:
+    assert [in_sentence(r) for r in ("lesion/L2", "kidney_left", "egfr")] == ["Lesion L2", "left kidney", "eGFR"]
+    level = state.summary["organ_level"]
+    hot = {**level["marrow"], "cross_by_source_gy": {"lesion/L2": 0.03, "liver": 0.01}}
+    assert "the largest part from Lesion L2 (" in marrow_words(hot)
+
+
 def test_assumed_doses_and_numbers_are_marked(state: TwinState, page: str) -> None:
     assert '<span class="tag assumed">assumed</span>' in page
     for row in state.summary["assumed"]:
@@ -224,6 +271,7 @@ def test_provenance_is_told_in_words() -> None:
 
 def test_a_grade_line_is_drawn_only_in_the_unit_it_was_stated_in() -> None:
     assert (50.0, "grade 3") in sections.grade_lines("platelets", "10*9/L")
+    assert sections.grade_lines("leukocytes", "10*9/L") == [(3.0, "grade 2"), (2.0, "grade 3"), (1.0, "grade 4")]
     assert sections.grade_lines("platelets", "10*3/uL") == []
     assert sections.grade_lines("psa", "ng/mL") == []
 
@@ -326,10 +374,25 @@ def test_the_forecast_of_the_state_before_stands_beside_what_came(state: TwinSta
     assert "red_marrow" not in shown, "an assumed dose shows nothing about a forecast"
 
 
-def test_the_proposed_cycle_adds_its_forecast_to_absorbed_dose_only(state: TwinState) -> None:
-    rows = sections.limit_rows(state)
+def test_the_outlook_of_the_proposal_is_drawn_for_absorbed_dose_and_bed(state: TwinState, page: str) -> None:
+    assert state.proposal is not None
+    told = {(r["organ"], r["quantity"]): r["after_gy"] for r in state.proposal.limits}
+    rows = [r for group in sections.limit_rows(state).values() for r in group]
+    assert {r["quantity"] for r in rows} == {"AD", "BED"}
+    assert all(r["after_gy"] == told[r["organ"], r["quantity"]] for r in rows)
+    assert page.count("with the proposed cycle<") == len(rows)
+    assert "draw by draw with the course so far" in text_of(page)
+
+
+def test_a_state_without_an_outlook_adds_its_forecast_to_absorbed_dose_only_and_says_why(
+    state: TwinState, dose: xr.Dataset
+) -> None:
     assert state.proposal is not None
     assert state.proposal.activity_mbq is not None
+    bare = tuple({k: v for k, v in r.items() if k != "after_gy"} for r in state.proposal.limits)
+    state = replace(state, proposal=replace(state.proposal, limits=bare))
+    rows = sections.limit_rows(state)
+    assert "this state is from before proposals kept their outlook of BED" in text_of(render_report(state, dose))
     (marrow,) = [r for r in rows["AD"] if r["organ"] == "red_marrow"]
     per_gbq = next(r["gy_per_gbq"] for r in state.summary["forecast"] if r["region"] == "red_marrow")
     added = marrow["after_gy"]["q50"] - marrow["cumulative_gy"]["q50"]

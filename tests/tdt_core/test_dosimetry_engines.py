@@ -86,6 +86,19 @@ def test_uniform_activity_reaches_equilibrium_in_the_middle():
     assert within_20_cm * 0.98 < photons < within_20_cm * 1.15
 
 
+@pytest.mark.parametrize("name", ["Lu-177", "Y-90"])
+def test_at_the_surface_of_thick_activity_electrons_give_half_of_the_dose_inside(name):
+    """Two halves make a whole: what a half-space gives at equal depth inside and outside adds up to the equilibrium."""
+    half = np.zeros((28, 24, 24))
+    half[:14] = 1.0
+    dose = absorbed_dose(half, (2.0,) * 3, name, engine="kernel")[:, 12, 12]
+    inside = nuclide(name).electron_energy_kev * JOULE_PER_MBQ_H_KEV * 1000 / 0.008  # MBq h in a voxel of 8 mm3
+    surface = 0.5 * (dose[13] + dose[14])
+    assert surface / dose[4] == pytest.approx(0.5, abs=0.02)
+    assert dose[4] == pytest.approx(inside, rel=0.06)  # and some photons
+    assert dose[13] > surface > dose[14]
+
+
 @pytest.mark.parametrize("name", ["Lu-177", "F-18"])
 def test_the_coarse_photon_grid_agrees_with_the_full_one(name):
     shape = (30, 33, 27)

@@ -11,6 +11,7 @@ from tdt_core.planning import OrganOutlook, limits, objections, products, propos
 from tdt_core.planning.diagnostics import beyond_the_ledger
 from tdt_core.planning.ledger import LedgerRow, latest, ledger_of, opening_balance
 from tdt_core.planning.outlook import Tissue, bed_map, for_ligand, responses, tissues
+from tdt_core.planning.proposal import with_cycle
 from tdt_core.radiobiology import bed
 from tdt_core.twin import Administration, Limit, PriorTherapy, Product, Region
 
@@ -51,6 +52,34 @@ def test_more_dose_given_never_raises_the_proposal_and_its_risk_is_accepted(cumu
         assert less.risk is not None
         assert less.risk <= 0.05
         assert PRODUCT.activity_range_mbq[0] <= less.activity_mbq <= PRODUCT.activity_range_mbq[1]
+
+
+def test_what_equal_cycles_of_the_proposal_add_up_to_is_the_limit():
+    """n = 4, 40 Gy2.5 (O19): the first cycle's outlook is a quarter of the limit, up to the rounding of the activity."""
+    wide = Product("P", "l", "Lu-177", 4, (10.0, 1e6), 7400.0, 1008.0, "t", "assumed")
+    exact = OrganOutlook(np.full(100, 1e-3), np.full(100, 2.8 / (2.8 + 51.0)), np.zeros(100))
+    (row,) = propose("s", 1, {"kidneys": exact}, (BED,), wide, 4).limits
+    assert row["after_gy"]["mean"] == pytest.approx(10.0, rel=2e-3)
+    assert row["after_gy"]["mean"] < 10.0
+
+
+@pytest.mark.parametrize("limit", [AD, BED])
+@pytest.mark.parametrize("cumulative", [0.0, 6.0])
+def test_the_outlook_exceeds_the_allowance_in_as_many_draws_as_the_risk_says(limit, cumulative):
+    told = outlook(median=0.8e-3, sd=0.3, cumulative=cumulative)
+    proposal = propose("s", 2, {"kidneys": told}, (limit,), PRODUCT, 3)
+    assert proposal.activity_mbq is not None
+    after = with_cycle(limit, told, proposal.activity_mbq)
+    allowance = (limit.value_gy - told.cumulative_gy) / 3
+    assert (after - told.cumulative_gy > allowance).mean() == proposal.risk
+    (row,) = proposal.limits
+    assert row["after_gy"]["q95"] == pytest.approx(np.quantile(after, 0.95))
+    assert (after > told.cumulative_gy).all()
+
+
+def test_an_abstention_has_no_outlook():
+    (row,) = propose("s", 1, {"kidneys": outlook(cumulative=23.5)}, (AD,), PRODUCT, 3).limits
+    assert "after_gy" not in row
 
 
 def test_the_risk_curve_rises_from_zero_to_one():
