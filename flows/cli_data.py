@@ -78,6 +78,7 @@ def run(
 ) -> None:
     """Take a patient's folder in: states, reports and exports of every new cycle, and a proposal."""
     from flows import inbox, progress
+    from flows.answered import ABSTAINS, WAITS
     from flows.run import orchestrated, outcome_of, take_in
     from flows.settings import load_settings, make_folders
     from storage.quality import RefusedInbox
@@ -104,7 +105,9 @@ def run(
         say(f"note: {words}")
     if not told["new"]:
         say("no new state" if told["not_used"] else "nothing new: this evidence is assimilated already")
-    if told["decision"] is None:
+    if told["standing"] == ABSTAINS:
+        say(f"{ABSTAINS}: what you decide yourself is recorded as changed or refused (docs/operations.md)")
+    elif told["standing"] == WAITS:
         say(f'answer it:  ./tdt --home "{settings.home}" sign {told["newest"][:12]}')
 
 

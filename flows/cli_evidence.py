@@ -61,7 +61,7 @@ def retract(
     site = open_site(load_settings())
     with progress.shown():
         outcome = take_back(site, patient, items, reason=reason, by=name, undo=undo)
-        finish(site, outcome["new"])
+        finish(site, outcome["pid"], outcome["new"])
     notes = findings(site.store, patient)
     if as_json:
         print_json({**outcome, "findings": notes})

@@ -32,6 +32,7 @@ def _known(store: Any, pid: str) -> str:
 @twin.command("list")
 def list_twins(as_json: AsJson = False) -> None:
     """Every patient with the newest state and whether it is signed."""
+    from flows.answered import standing_of
     from flows.explain import info_plain
 
     _, store = settings_and_store()
@@ -59,7 +60,7 @@ def list_twins(as_json: AsJson = False) -> None:
             "" if t.head is None else t.head.id[:12],
             t.states,
             "" if t.head is None else f"{t.head.knowledge_time:%Y-%m-%d %H:%M}Z",
-            "waits for `tdt sign`" if t.decision is None else t.decision.kind,
+            "" if t.head is None else standing_of(store, t.head.id),
         )
         for t in twins
     ]
@@ -67,14 +68,15 @@ def list_twins(as_json: AsJson = False) -> None:
 
 
 def _print_chain(title: str, store: Any, chain: Any, as_json: bool) -> None:
+    from flows.answered import standing_of
     from flows.explain import info_plain
+    from flows.reasons import reason_of
 
     if as_json:
-        print_json({"chain": [info_plain(i) for i in chain]})
+        print_json({"chain": [{**info_plain(i), "reason": reason_of(store, i.id)} for i in chain]})
         return
     rows = []
     for i in chain:
-        decision = store.decision(i.id)
         rows.append(
             (
                 i.cycle,
@@ -83,11 +85,11 @@ def _print_chain(title: str, store: Any, chain: Any, as_json: bool) -> None:
                 i.model,
                 len(i.evidence),
                 f"{i.knowledge_time:%Y-%m-%d %H:%M}Z",
-                "" if decision is None else decision.kind,
-                i.reason,
+                standing_of(store, i.id),
+                reason_of(store, i.id),
             )
         )
-    print_table(title, ("cycle", "state", "parent", "model", "evidence", "known since", "decision", "refit reason"), rows)
+    print_table(title, ("cycle", "state", "parent", "model", "evidence", "known since", "decision", "reason"), rows)
 
 
 @twin.command()
@@ -164,7 +166,7 @@ def show_state(state: StateArgument, as_json: AsJson = False) -> None:
     for warning in shown["warnings"]:
         say(f"warning: {warning}")
     say(f"proposal: {shown['proposal']}")
-    say(f"decision: {shown['decision'] or 'waits for `tdt sign`'}")
+    say(f"decision: {shown['standing']}")
 
 
 @twin.command()
@@ -212,8 +214,8 @@ def explain_state(state: StateArgument, as_json: AsJson = False) -> None:
     head = told["state"]
     say(f"State {head['id']}")
     say(f"  cycle {head['cycle']} of {head['pid']}, model {head['model']}, known since {head['knowledge_time']}")
-    if head["reason"]:
-        say(f"  refit because: {head['reason']}")
+    if told["reason"]:
+        say(f"  because: {told['reason']}")
     for line in _plain_lines({name: told[name] for name in ("prior", "settings")}, "  "):
         say(line)
     say(f"  root seed: {told['root_seed']}")
@@ -228,7 +230,7 @@ def explain_state(state: StateArgument, as_json: AsJson = False) -> None:
     for words in (*told["findings"], *told["warnings"]):
         say(f"  note: {words}")
     say(f"  proposal: {told['proposal']}")
-    say(f"  decision: {'none' if told['decision'] is None else told['decision']['kind']}")
+    say(f"  decision: {told['standing']}")
 
 
 def replay(state: StateArgument, as_json: AsJson = False) -> None:

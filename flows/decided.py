@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from storage.intake_types import CycleIntake
-from storage.twins import TwinStore
+from storage.twins import StateInfo, TwinStore
 from tdt_core.twin import Decision, TwinState
 
 CARRIED = " before the chain was derived again: "
@@ -77,7 +77,7 @@ def deviation(decision: Decision | None, cycle: CycleIntake) -> list[str]:
     return []
 
 
-def not_given(store: TwinStore, state: TwinState) -> list[str]:
+def not_given(store: TwinStore, state: TwinState | StateInfo) -> list[str]:
     """A finding when new evidence came after a person had decided on an activity, and no administration of it.
 
     The state is then derived again for the same cycle, and the decision stands on the one that it superseded. It is read from

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from flows.answered import standing_of
 from flows.notes import notes_of
+from flows.reasons import reason_of
 from storage.decisions import record_plain
 from storage.twin_reader import StateInfo
 from storage.twins import TwinStore
@@ -47,6 +49,7 @@ def explain(store: TwinStore, state_id: str) -> dict[str, Any]:
     return {
         "state": info_plain(info),
         "head": store.head(state.pid) == state_id,
+        "reason": reason_of(store, state_id),
         "inputs": [
             {"digest": digest, "kind": store.evidence.kind(digest), "this_cycle": digest in state.evidence.digests}
             for digest in identity["evidence"]
@@ -61,7 +64,7 @@ def explain(store: TwinStore, state_id: str) -> dict[str, Any]:
             }
             for a in state.evidence.administrations
         ],
-        "findings": [*notes_of(store, state), *state.evidence.findings],
+        "findings": [*notes_of(store, state_id), *state.evidence.findings],
         "prior": prior_plain(identity),
         "settings": identity.get("settings"),
         "root_seed": identity.get("root_seed", identity.get("seed")),
@@ -71,6 +74,8 @@ def explain(store: TwinStore, state_id: str) -> dict[str, Any]:
         "assumed": state.summary.get("assumed", []),
         "warnings": state.summary.get("warnings", []),
         "proposal": proposal_line(state),
+        "superseded_by": store.superseded_by(state_id),
+        "standing": standing_of(store, state_id),
         "decision": None if record is None else record_plain(record),
     }
 
@@ -91,9 +96,11 @@ def show(store: TwinStore, state_id: str) -> dict[str, Any]:
         "doses": state.summary.get("doses", []),
         "cumulative": state.summary.get("cumulative", []),
         "forecast": state.summary.get("forecast", []),
-        "warnings": [*notes_of(store, state), *state.summary.get("warnings", [])],
+        "warnings": [*notes_of(store, state_id), *state.summary.get("warnings", [])],
         "proposal": proposal_line(state),
         "proposed_mbq": None if state.proposal is None else state.proposal.activity_mbq,
+        "superseded_by": store.superseded_by(state_id),
+        "standing": standing_of(store, state_id),
         "decision": None if decision is None else decision.kind,
         "decided_mbq": None if decision is None else decision.activity_mbq,
     }

@@ -48,16 +48,18 @@ def take_in_patient(folder: str, home: str | None = None) -> dict[str, Any]:
     for state_id in with_parents(site, outcome["new"]):
         with progress.step(f"report and exports of {state_id[:12]}"):
             make_derived(state_id, lambda s=state_id: derived.make(site, s))  # type: ignore[misc]
+    derived.renew(site, outcome["pid"])
     with progress.step("index"):
         index(lambda: catch_up(site.store, site.settings.mlflow_uri or None))
     return outcome
 
 
-def finish(site: Site, new: list[str]) -> None:
-    """Reports, exports and index of states that were made without a flow (`tdt retract`)."""
+def finish(site: Site, pid: str, new: list[str]) -> None:
+    """Reports, exports and index of states that were made without a flow (`tdt retract`, `tdt refit`)."""
     for state_id in with_parents(site, new):
         with progress.step(f"report and exports of {state_id[:12]}"):
             derived.make(site, state_id)
+    derived.renew(site, pid)
     for failure in catch_up(site.store, site.settings.mlflow_uri or None).failures:
         progress.note(f"the index could not be brought up to date: {failure}")
 
@@ -102,8 +104,11 @@ def as_tasks(map_: Callable[..., Any]) -> chain.Caller:
 
 
 def refit(settings: Settings, pid: str, reason: str) -> dict[str, Any]:
-    """`tdt refit`: the chain again under present code and settings, as a new branch."""
-    return chain.refit(open_site(settings), pid, reason)
+    """`tdt refit`: the chain again under present code and settings, as a new branch, with its reports."""
+    site = open_site(settings)
+    outcome = chain.refit(site, pid, reason)
+    finish(site, pid, outcome["states"])
+    return outcome
 
 
 def replay(settings: Settings, state_id: str) -> list[str]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from flows.decided import not_given
 from storage.deliveries import pool_of
 from storage.twins import TwinStore
-from tdt_core.twin import TwinState
 
 
-def notes_of(store: TwinStore, state: TwinState) -> list[str]:
+def notes_of(store: TwinStore, state_id: str) -> list[str]:
     """Findings that the state does not hold: decided and not given, retracted scans that came again, factors apart."""
-    digests = set(state.identity["evidence"])
-    versions = [f.words for f in pool_of(store, state.pid).findings() if f.items & digests]
-    return [*not_given(store, state), *versions]
+    info = store.info(state_id)
+    versions = [f.words for f in pool_of(store, info.pid).findings() if f.items & set(info.evidence)]
+    return [*not_given(store, info), *versions]

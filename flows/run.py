@@ -44,6 +44,7 @@ def take_in(settings: Settings, server: PrefectServer, folder: Path) -> dict[str
 
 def outcome_of(store: TwinStore, taken: dict[str, Any]) -> dict[str, Any]:
     """What a person or a script wants to know after a run: chain in order of cycles, newest proposal, files."""
+    from flows.answered import standing_of
     from flows.evidence import findings, not_used
     from flows.explain import proposal_line
     from storage.deliveries import pool_of
@@ -70,5 +71,6 @@ def outcome_of(store: TwinStore, taken: dict[str, Any]) -> dict[str, Any]:
         "not_used": not_used(store, taken["pid"], taken["delivery"]),
         "findings": findings(store, taken["pid"]),
         "proposed_mbq": None if newest.proposal is None else newest.proposal.activity_mbq,
+        "standing": standing_of(store, newest.id),
         "decision": None if decision is None else decision.kind,
     }

@@ -169,6 +169,14 @@ class TwinReader:
         """The current chain of a patient, newest first."""
         return self.chain(self.head(pid))
 
+    def superseded_by(self, state_id: str) -> str | None:
+        """What stands in place of a state that the current chain has left: that of its cycle, else the newest; else None."""
+        info = self.info(state_id)
+        chain = self.log(info.pid)
+        if not chain or state_id in {i.id for i in chain}:
+            return None
+        return next((i.id for i in chain if i.cycle == info.cycle), chain[0].id)
+
     def branches(self, pid: str) -> tuple[str, ...]:
         """Ids of the newest state of every branch; the current one first, the others in order of id."""
         infos = [self.info(i) for i in self.state_ids(pid)]

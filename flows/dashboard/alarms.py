@@ -30,12 +30,13 @@ def state_alarms(state: TwinState, decision: Decision | None, *, newest: bool) -
     if proposal is not None and proposal.abstains:
         found += [Alarm("stop", f"The twin abstains for cycle {proposal.cycle}: {reason}") for reason in proposal.reasons]
     if newest and proposal is not None and decision is None:
-        what = (
-            "Its abstention"
-            if proposal.abstains
-            else f"{activity(proposal.activity_mbq or 0)} MBq, risk {percent(proposal.risk)},"
-        )
-        found.append(Alarm("wait", f"{what} for cycle {proposal.cycle} waits for a signature."))
+        what = f"{activity(proposal.activity_mbq or 0)} MBq, risk {percent(proposal.risk)},"
+        what += f" for cycle {proposal.cycle} waits for a signature."
+        if proposal.abstains:
+            what = (
+                f"No recommendation for cycle {proposal.cycle}, so nothing to sign: what is given is a person's own decision."
+            )
+        found.append(Alarm("wait", what))
     if decision is not None and decision.kind == "refused":
         found.append(Alarm("note", f"The proposal was refused: {decision.reason}"))
     if decision is not None and decision.scripted:

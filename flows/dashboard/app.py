@@ -118,7 +118,7 @@ class Dashboard:
         decisions: Mapping[str, Decision | None] = {i.id: store.decision(i.id) for i in chain}
         newest = bool(chain) and chain[0].id == state_id
         alarms = [*store_alarms(lambda: store.verify(state.pid)), *state_alarms(state, decision, newest=newest)]
-        alarms += [Alarm("note", words) for words in notes_of(store, state)]
+        alarms += [Alarm("note", words) for words in notes_of(store, state_id)]
         report = store.home.derived / state_id / "report.html"
         overview = pn.Column(
             self._html(Markup("<h3>Alarms</h3>") + panes.alarm_list(alarms)),

@@ -33,6 +33,8 @@ def render_report(
     truth: Mapping[str, Any] | None = None,
     previous: TwinState | None = None,
     notes: Sequence[str] = (),
+    superseded_by: str | None = None,
+    shown: str = "",
 ) -> str:
     """The report of one state as self-contained HTML.
 
@@ -45,6 +47,8 @@ def render_report(
     truth : of a reference patient's cycle, `regions` -> `dose_gy`; adds the table of errors.
     previous : state of the cycle before; adds the forecast beside what came.
     notes : findings that the state itself does not hold (`flows.notes`), shown first among the warnings.
+    superseded_by : id of the state that stands in place of this one, which then asks for nothing.
+    shown : names what is shown beside the state (`flows.derived.shown_of`); kept in the page's head.
 
     Raises
     ------
@@ -61,7 +65,9 @@ def render_report(
         "identity": json.dumps(state.identity, indent=1, sort_keys=True, ensure_ascii=False),
         "decision": decision,
         "proposal": state.proposal,
-        "verdict": sections.verdict(state, decision),
+        "verdict": sections.verdict(state, decision, superseded_by),
+        "superseded_by": superseded_by,
+        "shown": shown,
         "tiles": sections.tiles(state),
         "administration": sections.administration(state),
         "forecast_for": words.forecast_for(state),

@@ -36,6 +36,7 @@ PROVENANCE_NAMES = {
     "lock_sha256": "SHA-256 of the lock file",
     "machine": "Processor",
     "python": "Python",
+    "reason": "Made because of",
 }
 DIAGNOSTIC_NAMES = {
     "n_obs": "Data used",
@@ -87,8 +88,19 @@ def is_side(region: str) -> bool:
     return region.endswith(("_left", "_right"))
 
 
-def verdict(state: TwinState, decision: Decision | None) -> Row:
-    """The one sentence on top: what is proposed or why nothing is, and where the signature stands."""
+def verdict(state: TwinState, decision: Decision | None, superseded_by: str | None = None) -> Row:
+    """The one sentence on top: what is proposed or why nothing is, and where the signature stands.
+
+    superseded_by : id of the state that stands in place of this one.
+    """
+    said = _verdict(state, decision)
+    if superseded_by is None:
+        return said
+    words = f"Superseded by state {superseded_by[:12]}: read and decide on the newest state of the patient, not on this one."
+    return {**said, "tone": "quiet", "chip": "Superseded", "lines": [words, *said["lines"]]}
+
+
+def _verdict(state: TwinState, decision: Decision | None) -> Row:
     proposal = state.proposal
     if decision is not None and decision.kind == "retrospective":
         lines = ["Cycles of the past are taken in together; nobody was asked to sign."]
@@ -112,6 +124,8 @@ def verdict(state: TwinState, decision: Decision | None) -> Row:
         headline, tone = f"Proposed for {target}: {activity(proposal.activity_mbq or 0)} MBq of {proposal.product}.", "calm"
         lines = [_sentence(r) for r in proposal.reasons]
     chip, signed = _signature(decision)
+    if decision is None and (proposal is None or proposal.abstains):
+        chip = "No recommendation"
     return {"tone": tone, "chip": chip, "headline": headline, "lines": ([signed] if signed else []) + lines}
 
 

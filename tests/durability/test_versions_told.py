@@ -15,6 +15,7 @@ from flows.chain import run_chain
 from flows.cli import main
 from flows.evidence import findings, listed, not_used, retract
 from flows.notes import notes_of
+from flows.reasons import reason_of
 from storage.deliveries import pool_of
 
 
@@ -65,7 +66,7 @@ def test_a_retracted_scan_that_is_delivered_again_stands_and_is_told(site, base,
     assert "SPECT at 48.2 h was retracted (patient moved) and has been delivered again: the new version stands" in words
     assert "retract it again if the acquisition itself is wrong" in words
     head = site.store.load(chain_of(site)[-1])
-    assert words in notes_of(site.store, head)
+    assert words in notes_of(site.store, head.id)
     assert words not in json.dumps(head.summary), "beside the state, whose content follows from its identity"
     (fresh,) = {i for i, item in scans(site).items() if item.status == "standing" and item.time_h > 40}
     retract(site, pid, [fresh], reason="moved in this one, too", by="a physicist", call=stand_in)
@@ -140,3 +141,23 @@ def test_the_evidence_lists_the_calibration_of_each_scan_and_says_where_factors_
     assert "assumed" in words
     assert main(["--home", str(site.settings.home), "evidence", pid]) == 0
     assert "note: The calibration of device" in capsys.readouterr().out
+
+
+def test_a_branch_says_what_was_retracted_replaced_and_added_and_its_id_does_not_depend_on_it(site, base, tmp_path, capsys):
+    pid, second = later_scan(site, tmp_path)
+    begun = site.store.info(chain_of(site)[-1]).supersedes
+    scan = f"the SPECT at 48.2 h, {b.SENSITIVITY:g} cps/MBq"
+    assert [reason_of(site.store, s) for s in (begun, chain_of(site)[-1])] == ["", f"added {scan}"]
+    retract(site, pid, [second], reason="patient moved", by="a physicist", call=stand_in)
+    assert chain_of(site) == [begun], "what it rested on before is what it rests on again"
+    assert reason_of(site.store, begun) == f"retracted {scan} (patient moved)"
+    run_chain(site, write_piece(tmp_path / "corrected", PIECES["activity corrected"]), stand_in)
+    corrected = "replaced 7400 MBq Lu-177-PSMA-617 (therapy) by 7100 MBq Lu-177-PSMA-617 (therapy)"
+    (head,) = chain_of(site)
+    assert reason_of(site.store, head) == corrected
+    assert main(["--home", str(site.settings.home), "explain", head]) == 0
+    assert f"because: {corrected}" in capsys.readouterr().out
+    later = write_piece(tmp_path / "later", dataclasses.replace(PIECES["base"], day=60.0, activity={1: 7100.0}))
+    run_chain(site, with_factor(later, tmp_path / "half", 0.5), stand_in)
+    words = reason_of(site.store, chain_of(site)[-1])
+    assert words == f"replaced the SPECT at 4.2 h, {b.SENSITIVITY:g} cps/MBq by {b.SENSITIVITY / 2:g} cps/MBq"
