@@ -85,7 +85,7 @@ def run(
     from storage.twins import TwinStore
 
     settings = load_settings()
-    source = inbox.existing(resolved(folder))  # before `orchestrated` makes TDT_HOME and the folders beside it
+    source = inbox.existing(resolved(folder), named=True)  # before `orchestrated` makes TDT_HOME and the folders beside it
     try:
         with progress.shown(), orchestrated(settings) as server:
             taken = take_in(settings, server, source)

@@ -45,15 +45,25 @@ def design_of_state(
         print_json(told)
         return
     say(f"Cycle {told['cycle']} of {told['pid']} with {told['product']}, after state {told['state'][:12]}. Research use only.")
-    say(f"Absorbed dose of {quantity} before any of these: one sd is {told['sd_without']:.0%}.")
+    say(f"Absorbed dose of {quantity} before any of these: one sd is {told['sd_without']:.1%} ({told['sd_of']}).")
     rows = [
-        (", ".join([*s["scans"], *s["samples"]]), f"{s['sd_after']:.1%}", f"{s['variance_removed']:.0%}")
+        (
+            ", ".join([*s["scans"], *s["samples"]]),
+            f"{s['sd_after']:.1%}",
+            f"{s['variance_removed']:.1%}",
+            "=" if s["equal_to_best"] else "",
+        )
         for s in [*told["sets"], told["worst"]]
     ]
     rows[-1] = (f"{rows[-1][0]} (the least telling)", *rows[-1][1:])
-    columns = ("sd left", "variance removed")
-    print_table(f"Sets out of {len(told['offered'])} offered", ("measurements", *columns), rows)
-    single = [(s["name"], f"{s['sd_after']:.1%}", f"{s['variance_removed']:.0%}") for s in told["alone"][:best]]
+    columns = ("sd left", f"variance removed of {told['sd_without']:.1%} squared")
+    print_table(f"Sets out of {len(told['offered'])} offered", ("measurements", *columns, "as good as the first"), rows)
+    if told["equal_sets"] > 1:
+        say(
+            f"=: {told['equal_sets']} of {told['sets_compared']} sets leave the same variance as the first within the noise of "
+            f"{told['draws']} draws ({told['noise']:.1%}, two sd); their order says nothing."
+        )
+    single = [(s["name"], f"{s['sd_after']:.1%}", f"{s['variance_removed']:.1%}") for s in told["alone"][:best]]
     print_table("One alone", ("measurement", *columns), single)
 
 

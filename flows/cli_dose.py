@@ -46,7 +46,7 @@ def dose(
     from storage.quality import RefusedInbox
     from storage.scratch import arrays_within
 
-    source = existing(resolved(folder))
+    source = existing(resolved(folder), named=True)
     target = target_of(source, None if out is None else resolved(out))
     options = DoseOptions(engine, method, before_first, draws, int(decays), seed, scan)
     check_options(options)

@@ -52,6 +52,12 @@ def identify(
         ("parameter", "variance removed", ""),
         [(p["name"], f"{p['variance_removed']:.0%}", p["label"]) for p in least],
     )
+    share = f"{told['learned_from']:.0%}"
+    say(f"90 %: where 2J rises by {told['rise_90']:.1f}.")
+    say(
+        f"learned: all data up to now have removed at least {share} of the population's variance (of ln dose, or of the "
+        "parameter in the fit's own space); assumed: less, so that most of it still rests on the population."
+    )
     if picture is not None:
         say(f"picture: {picture}")
 

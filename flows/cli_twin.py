@@ -124,14 +124,18 @@ def as_of(
 
 
 @twin.command("show")
-def show_state(state: StateArgument, as_json: AsJson = False) -> None:
+def show_state(
+    state: Annotated[str, typer.Argument(help="Pseudonym of a patient, for the newest state, or a state id.")],
+    as_json: AsJson = False,
+) -> None:
     """The results of a state: doses, limits, proposal."""
     from flows.explain import show
+    from flows.ladder import find
     from flows.report.style import contents
     from tdt_core.twin import QUANTITY_NAMES
 
     _, store = settings_and_store()
-    shown = show(store, store.find(state))
+    shown = show(store, find(store, state))
     if as_json:
         print_json(shown)
         return

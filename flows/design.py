@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tdt_core.assimilation import Prior, Worth, designs, evolve, state_model, was_treated
+from tdt_core.assimilation.designing import DRAWS
 from tdt_core.codec import from_plain
 from tdt_core.errors import InputError, UsageError
 from tdt_core.kinetics import Sampled
@@ -31,6 +32,9 @@ FloatArray = npt.NDArray[np.float64]
 HOURS = (1.0, 4.0, 8.0, 24.0, 48.0, 72.0, 96.0, 120.0, 144.0, 168.0, 192.0)
 BLOOD_HOURS = (0.25, 1.0, 4.0, 24.0, 48.0, 72.0)
 READING_HOURS = (1.0, 4.0, 24.0, 48.0, 72.0, 168.0)
+NOISE = 2.0 * np.sqrt(2.0 / DRAWS)
+"""Two standard deviations of a variance from so many draws, relative: sets closer than that are not told apart. All sets are
+judged with the same draws, so that their differences are known better than this."""
 DESIGN = 20  # stream of random numbers, see tdt_core.planning.forecast
 TABLE = "design_candidates.csv"
 
@@ -51,10 +55,17 @@ class Wanted:
         kinds = (("scans", self.scans, self.hours), ("blood samples", self.blood, self.blood_hours))
         for what, count, offered in (*kinds, ("readings", self.readings, self.reading_hours)):
             times = sorted(set(offered))
-            if not 0 <= count <= len(times) or not all(np.isfinite(t) and t > 0 for t in times):
+            if wrong := [t for t in times if not (np.isfinite(t) and t > 0)]:
+                raise UsageError(
+                    f"hours of {what} {', '.join(f'{t:g}' for t in times)}: {', '.join(f'{t:g}' for t in wrong)} cannot be",
+                    expected="finite hours after the administration, above 0",
+                    remedy=f"leave out {', '.join(f'{t:g}' for t in wrong)}",
+                    kind="usage.design",
+                )
+            if not 0 <= count <= len(times):
                 raise UsageError(
                     f"{count} {what} out of {len(times)} times {times}",
-                    expected=f"times above 0 h, at least as many as {what}",
+                    expected=f"at least as many times as {what}",
                     kind="usage.design",
                 )
         if not (self.scans or self.blood or self.readings or self.pet):
@@ -113,8 +124,14 @@ def designed(
     asked, single = set(sets), set(alone)
     ranked = [w for w in dict.fromkeys(found) if w.names in asked]
 
+    least = ranked[0].sd_after
+
+    def equal(sd: float) -> bool:
+        return bool(sd**2 <= least**2 * (1.0 + NOISE))
+
     def told(w: Worth) -> dict[str, Any]:
         return {
+            "equal_to_best": equal(w.sd_after),
             "scans": [n for n in w.names if n in scans],
             "samples": [n for n in w.names if n not in scans],
             "sd_after": w.sd_after,
@@ -129,6 +146,11 @@ def designed(
         "product": given.product,
         "quantity": quantity,
         "sd_without": ranked[0].sd_before,
+        "sd_of": "of ln dose, " + ("the fit of the cycle under way" if under_way else "this state carried to the next cycle"),
+        "draws": DRAWS,
+        "noise": NOISE,
+        "equal_sets": sum(equal(w.sd_after) for w in ranked),
+        "sets_compared": len(ranked),
         "sets": [told(w) for w in ranked[:best]],
         "worst": told(ranked[-1]),
         "alone": [

@@ -29,7 +29,7 @@ def listed(store: TwinStore, pid: str) -> list[dict[str, Any]]:
     """
     known = pool_of(store, pid)
     if not known.items:
-        raise _nobody()
+        raise _nobody(pid)
     scans = [item for item in known.items if item.kind == "scan"]
     never = {item.id: stands for item, stands in _never_stood(store, known)}
     rows = [
@@ -86,9 +86,29 @@ def not_used(store: TwinStore, pid: str, delivery: str) -> list[str]:
     return words
 
 
-def _nobody() -> UsageError:
+LEAST_DIGITS = 4
+"""Of an item that a person types; `storage.deliveries.Pool.find` takes no fewer."""
+
+
+def _found(known: Pool, digits: str) -> Item:
+    """The item that begins with the digits. Raises UsageError `retraction.unknown`, which repeats them."""
+    remedy = "`tdt evidence PATIENT` lists the items"
+    if len(digits) < LEAST_DIGITS:
+        raise UsageError(
+            f"item {digits!r} has too few digits: {len(digits)}",
+            expected=f"{LEAST_DIGITS} digits or more",
+            remedy=remedy,
+            kind="retraction.unknown",
+        )
+    try:
+        return known.find(digits)
+    except UsageError as error:
+        raise UsageError(f"{digits!r}: {error.found}", expected=error.expected, remedy=remedy, kind=error.kind) from None
+
+
+def _nobody(pid: str) -> UsageError:
     return UsageError(
-        "no evidence of that pseudonym",
+        f"no evidence of {pid!r}",
         expected="a pseudonym of the store",
         remedy="`tdt twin list` shows them",
         kind="store.unknown",
@@ -155,8 +175,8 @@ def retract(
         )
     known = pool_of(site.store, pid)
     if not known.items:
-        raise _nobody()
-    chosen = [known.find(prefix) for prefix in dict.fromkeys(items)]
+        raise _nobody(pid)
+    chosen = [_found(known, digits) for digits in dict.fromkeys(items)]
     for item in chosen:
         if (item.id in known.retracted) != undo:
             raise UsageError(

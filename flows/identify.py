@@ -1,7 +1,8 @@
 """`tdt identify`: what a state's own data determine of doses and parameters, told as plain JSON. Nothing is written.
 
-Every number is told with its label: learned where all data up to now have removed more than half of the population's variance,
-else assumed. Doses and chosen parameters are profiled (`tdt_core.assimilation.profile`).
+Every number is told with its label: learned where all data up to now have removed at least half (`LEARNED_ABOVE` of
+`flows.summary`) of the population's variance, of doses that of ln dose, else assumed. Doses and chosen parameters are profiled
+(`tdt_core.assimilation.profile`); rises are those of 2J.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from scipy.interpolate import PchipInterpolator
 
 from flows.ladder import asked_for
 from flows.priors import prior_of
+from flows.report.style import contents
 from flows.report.svg import INK, MUTED, PAPER, Frame, document, rule, text
 from flows.summary import LEARNED_ABOVE
 from storage.twins import TwinStore
@@ -32,9 +34,11 @@ FloatArray = npt.NDArray[np.float64]
 QUANTITIES = ("kidneys", "lesions")
 """Profiled where nothing is asked for; `lesions` is the mean over the mass of all of them, which no ledger holds."""
 POPULATION = 22  # stream of random numbers, see tdt_core.planning.forecast
-SHOWN_RISE = 3.0
-RISE_90 = 1.353
-"""Rise of the objective at the ends of a 90 % interval, nats: half the chi-square quantile of one degree of freedom."""
+SHOWN_RISE = 6.0
+RISE_90 = 2.706
+"""Rise of 2J at the ends of a 90 % interval: the chi-square quantile of one degree of freedom."""
+HEAD = 44.0
+"""Height of the lines above the panels, px."""
 COLOURS = {"posterior": "#1f6f8b", "likelihood": "#b5562b"}
 
 
@@ -87,6 +91,9 @@ def identified(
         "parameters": [
             {"name": name, "variance_removed": value, "label": _label(value)} for name, value in by_parameter.items()
         ],
+        "rise_of": "2J",
+        "rise_90": RISE_90,
+        "learned_from": LEARNED_ABOVE,
         "wide": WIDE,
         "reach_sd": REACH,
     }
@@ -132,7 +139,7 @@ def _told(p: Profile, dose: bool, variance_removed: float | None) -> dict[str, A
         "high": out(p.high),
         "laplace": [out(x) for x in p.laplace],
         "values": [out(x) for x in p.values.tolist()],
-        "rise": p.rise.tolist(),
+        "rise": (2.0 * p.rise).tolist(),
         "identified": verdict(p.low, p.high),
         "variance_removed": variance_removed,
         "label": None if variance_removed is None else _label(variance_removed),
@@ -153,32 +160,40 @@ def interval(row: Mapping[str, Any], key: str = "") -> str:
 
 
 def picture(told: Mapping[str, Any]) -> str:
-    """SVG with a panel for each profiled name: the rise over posterior, likelihood and the Laplace parabola (dashed), and
-    the height of the 90 % interval (dotted); dots are the points that were computed."""
+    """SVG with a panel for each profiled name: the rise of 2J over posterior, likelihood and the Laplace parabola (dashed), and
+    the height of the 90 % interval (dotted); dots are the points that were computed. Above: whose, which state, what for."""
     names = list(dict.fromkeys(p["name"] for p in told["profiles"]))
-    panels = []
+    panels = [
+        text(
+            2, 14, f"Patient {told['pid']}, cycle {told['cycle']}, state {told['state'][:12]}", size=11, fill=INK, weight="600"
+        ),
+        text(2, 30, f"{told['activity_mbq']:.0f} MBq of {told['product']}. Research use only.", size=10.5, fill=INK),
+    ]
     height = 210.0
     for k, name in enumerate(names):
         rows = [p for p in told["profiles"] if p["name"] == name]
         kept = [x for p in rows for x, r in zip(p["values"], p["rise"], strict=True) if r <= SHOWN_RISE] or rows[0]["values"]
         low, high = min(kept), max(kept)
         frame = Frame((low, high if high > low else low + 1.0), (0.0, SHOWN_RISE), width=460, height=height)
-        parts = frame.axes(rows[0]["unit"] or "fitted value", f"{name}: rise of the objective, nats")
+        of = f"absorbed dose of {contents(name)}, {unit}" if (unit := rows[0]["unit"]) else f"{name}, in the fit's own space"
+        parts = frame.axes(of, "rise of 2J")
         y = frame.y(RISE_90)
         parts.append(rule(*_edges(frame, y), MUTED, 1, "2 3"))
         # in the middle of the posterior's valley, which its own line does not cross at that height
-        parts.append(text(frame.x(rows[0]["best"]), y - 3, "90 %", fill=MUTED, size=9, anchor="middle", halo=PAPER))
+        parts.append(
+            text(frame.x(rows[0]["best"]), y - 3, f"90 % ({RISE_90:.1f})", fill=MUTED, size=9, anchor="middle", halo=PAPER)
+        )
         for n, row in enumerate(rows):
             colour = COLOURS[row["basis"]]
             parts.append(frame.line(*_between(row), colour))
             shown = [(x, r) for x, r in zip(row["values"], row["rise"], strict=True) if r <= SHOWN_RISE]
-            parts += [frame.point(x, r, 0.0, colour, tip=f"{x:.4g} {row['unit']}: {r:.2f} nats") for x, r in shown]
+            parts += [frame.point(x, r, 0.0, colour, tip=f"{x:.4g} {row['unit']}: 2J rises by {r:.2f}") for x, r in shown]
             parts.append(text(frame.x_edges[1] - 165 + 65 * n, 14, row["basis"], fill=colour, anchor="end"))
         parts.append(frame.line(*_parabola(rows[0], low, high), INK, 1.0, "4 3"))
         parts.append(text(frame.x_edges[1], 14, "Laplace (dashed)", fill=INK, anchor="end"))
-        panels.append(f'<g transform="translate(0 {k * height:.0f})">{"".join(parts)}</g>')
+        panels.append(f'<g transform="translate(0 {HEAD + k * height:.0f})">{"".join(parts)}</g>')
     words = f"Profiles of state {told['state'][:12]}, research use only"
-    return str(document(460, height * len(names), panels, words))
+    return str(document(460, HEAD + height * len(names), panels, words))
 
 
 def _edges(frame: Frame, y: float) -> tuple[float, float, float, float]:

@@ -34,14 +34,18 @@ class Delivery:
     complete: bool
 
 
-def existing(folder: Path) -> Path:
-    """The folder, resolved. Writes nothing. Raises InputError when there is no such folder or nothing in it."""
+def existing(folder: Path, *, named: bool = False) -> Path:
+    """The folder, resolved. Writes nothing. Raises InputError when there is no such folder or nothing in it.
+
+    named : repeat the path in the error, for whoever typed it; never where a server keeps the words, as paths often hold names.
+    """
     folder = folder.expanduser().resolve()
-    remedy = "name the folder that holds the patient's files"
+    what = f"the folder {folder}" if named else "the folder"
+    help_ = {"expected": f"a folder with DICOM files and {RECORD}", "remedy": "name the folder that holds the patient's files"}
     if not folder.is_dir():
-        raise InputError("there is no such folder", remedy=remedy, kind="input.folder")
+        raise InputError(f"{what} is {'a file' if folder.exists() else 'not there'}", **help_, kind="input.folder")
     if not any(folder.iterdir()):
-        raise InputError("the folder is empty", remedy=remedy, kind="input.empty")
+        raise InputError(f"{what} is empty", **help_, kind="input.empty")
     return folder
 
 

@@ -41,6 +41,14 @@ FloatArray = npt.NDArray[np.float64]
 
 SHORT = {"reduced_body": "reduced"}
 RANKS, BINS = 99, 20
+EXPECTED_IN_BIN = 5
+"""Least expected number per bin of a chi-square test."""
+ABOUT = {
+    "coverage90": "share of 90 % intervals of absorbed dose that hold the truth",
+    "halfwidth90_median": "half of the 90 % interval of absorbed dose over its median, median",
+    "crps": "mean CRPS of forecasts of the next cycle's absorbed dose, over the truth",
+    "ranks": f"chi-square test of ranks of the truth among draws in {BINS} bins, from {EXPECTED_IN_BIN * BINS} patients on",
+}
 MISFITS = ("none", "rung", "calibration", "shifted", "trend")
 FILTER_SHIFT_SD, FILTER_SD = 0.2, 0.15
 """How near the filter must be to the fit of all cycles: shift of the mean in sd, relative difference of the sd."""
@@ -99,7 +107,7 @@ def run(
         found = figures(by_patient(one_patient, arguments, processes, folder))
         told["update_seconds"][SHORT.get(name, name)] = found.pop("update_seconds")
         told |= found if name == names[-1] else {SHORT.get(name, name): found}
-    return told | {"n": n, "seed": seed, "misfit": misfit, "estimator": estimator, "rungs": names}
+    return told | {"about": ABOUT, "n": n, "seed": seed, "misfit": misfit, "estimator": estimator, "rungs": names}
 
 
 def one_patient(*arguments: Any) -> dict[str, Any]:
@@ -284,7 +292,13 @@ def figures(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def uniformity(found: Sequence[Mapping[str, int]]) -> dict[str, Any]:
-    """Chi-square test of every quantity's ranks in `BINS` bins: the least p, and that times the number of quantities."""
+    """Chi-square test of every quantity's ranks in `BINS` bins: the least p, and that times the number of quantities.
+
+    With fewer than `EXPECTED_IN_BIN` expected in a bin there is no p, and the reason instead.
+    """
+    if len(found) < EXPECTED_IN_BIN * BINS:
+        reason = f"{len(found)} patients: {BINS} bins need {EXPECTED_IN_BIN * BINS}, {EXPECTED_IN_BIN} expected in each"
+        return {"quantities": len(found[0]), "least_p": None, "least_p_bonferroni": None, "reason": reason}
     p = {}
     for name in found[0]:
         counts = np.bincount([r[name] * BINS // (RANKS + 1) for r in found], minlength=BINS)
@@ -304,6 +318,7 @@ def describe(told: Mapping[str, Any]) -> str:
     lines = [f"{told['n']} virtual patients, seed {told['seed']}, estimator {told['estimator']}, misfit {told['misfit']}"]
     if told["failed"]:
         lines.append(f"{told['failed']} courses failed and are in no figure: {'; '.join(told['failures'])}")
+    lines.append(f"covered: {ABOUT['coverage90']}; half-width: {ABOUT['halfwidth90_median']}; CRPS: {ABOUT['crps']}")
     for name in told["rungs"]:
         short = SHORT.get(name, name)
         mine = told.get(short, told)
@@ -324,10 +339,12 @@ def describe(told: Mapping[str, Any]) -> str:
                 f" of doses; it takes {s['seconds']:.2f} s"
             )
         ranks_ = mine["ranks"]
-        lines.append(
-            f"  ranks of {ranks_['quantities']} quantities: least p {ranks_['least_p']:.3g}, "
-            f"times their number {ranks_['least_p_bonferroni']:.3g}"
+        test = (
+            f"no test ({ranks_['reason']})"
+            if ranks_["least_p"] is None
+            else f"least p {ranks_['least_p']:.3g}, times their number {ranks_['least_p_bonferroni']:.3g}"
         )
+        lines.append(f"  ranks of {ranks_['quantities']} quantities: {test}")
         lines.append(
             "  alarms by cycle "
             + ", ".join(f"{x:.2f}" for x in mine["alarm_share"])

@@ -28,6 +28,8 @@ from tdt_core.assimilation.network import couplings
 from tdt_core.assimilation.target import Target
 from tdt_core.errors import TwinError, UsageError
 from tdt_core.kinetics import KineticModel
+from tdt_core.parameters import packaged_table
+from tdt_core.trials.population import TABLE, scan_times
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -67,11 +69,16 @@ def run(
     if "network" in names:
         couplings()  # where PyTorch is missing, says what to install
     chosen = tuple(x.strip() for x in names.split(",") if x.strip()) or registered()
-    unknown = sorted(set(chosen) - set(registered()))
-    if unknown or patients < 1 or seconds <= 0:
+    if unknown := sorted(set(chosen) - set(registered())):
         raise UsageError(
-            f"estimators {unknown or chosen}, {patients} patients, {seconds} s",
-            expected=f"some of {', '.join(registered())}; at least one patient; a positive time",
+            f"--names {names}: no estimator named {', '.join(unknown)}",
+            expected=f"some of {', '.join(registered())}, separated by commas",
+            kind="usage.bench",
+        )
+    if patients < 1 or not seconds > 0:
+        raise UsageError(
+            f"--patients {patients}, --seconds {seconds:g}",
+            expected="at least one patient and a time above 0 s",
             kind="usage.bench",
         )
     arguments: dict[str, tuple[Any, ...]] = {}
@@ -80,9 +87,15 @@ def run(
         if mine:
             arguments[f"{rung}-{'+'.join(mine)}-{seconds:g}-{draws}-{number}"] = (number, rung, mine, seconds, draws)
     rows = [row for r in by_patient(one_patient, arguments, processes, folder) for row in r["rows"]]
-    about = {"patients": patients, "seed": seed, "rung": rung, "budget_seconds": seconds}
+    about = {"patients": patients, "seed": seed, "rung": rung, "budget_seconds": seconds, "hours": hours_of_levels()}
     fewer = {"network": min(patients, network_patients)} if "network" in chosen else {}
     return figures(rows, chosen) | about | {"patients_of": fewer}
+
+
+def hours_of_levels() -> dict[str, list[float]]:
+    """Level of data -> hours of its scans after the administration."""
+    usual = scan_times(packaged_table(TABLE)).tolist()
+    return {level: list(usual if times is None else times) for level, times in LEVELS.items()}
 
 
 def one_patient(seed: int, name: str, chosen: Sequence[str], seconds: float, draws: int, work: Path) -> dict[str, Any]:
@@ -160,9 +173,15 @@ def describe(told: Mapping[str, Any]) -> str:
         f"{about}, about {told['budget_seconds']:g} s a fit{fewer}",
         f"{'estimator':<24}{'data':<6}{'error':>8}{'CRPS':>9}{'cover':>8}{'±90 %':>8}{'s':>8}{'failed':>8}",
     ]
+    legend = [
+        "absorbed doses of cycle 1: " + ", ".join(QUANTITIES),
+        "error: median of |median / truth - 1|; CRPS: mean, over the truth; cover: share of 90 % intervals that hold the truth",
+        "±90 %: median of half of the 90 % interval over its median; s: processor time of a fit, median; failed: fits refused",
+        "data: " + "; ".join(f"{k}, scans at {', '.join(f'{t:g}' for t in h)} h" for k, h in told["hours"].items()),
+    ]
     for name, levels in told["estimators"].items():
         for level, r in levels.items():
             keys = ("median_abs_error", "crps", "coverage90", "halfwidth90_median", "seconds")
             cells = "".join(f"{r[k]:>{w}.3f}" for k, w in zip(keys, (8, 9, 8, 8, 8), strict=True)) if "crps" in r else " " * 41
             lines.append(f"{name:<24}{level:<6}{cells}{r['failures']:>8}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *legend])

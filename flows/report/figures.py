@@ -16,6 +16,8 @@ SHAPES = {"outlier": "cross", "collapsed": "ring", "down-weighted": "cross", "be
 DANGER, ALLOWED = "#b3261e", "#e8f3ec"
 GRADE_WIDTH, GRADE_HEIGHT = 42.0, 10.0
 """Room of the label of a reference line, px."""
+POINT_ROOM, GRADE_ROOM = 0.04, 0.19
+"""Room left of the first laboratory value, as a share of the days shown: for its mark alone, and for a column of labels."""
 
 
 def _headroom(values: Sequence[float], part: float = 0.08) -> float:
@@ -111,6 +113,8 @@ def laboratory(row: Row, administrations_h: Sequence[float], grades: Sequence[tu
     low_x, high_x = min(xs), max(xs)
     if high_x <= low_x:
         low_x, high_x = low_x - 7, low_x + 7
+    # room at the left, so that the first point lies on no tick label, nor on the label of a grade
+    low_x -= (GRADE_ROOM if grades else POINT_ROOM) * (high_x - low_x)
     values = [p["value"] for p in points] + ([*trend["q95"], *trend["q05"]] if trend else [])
     frame = Frame((low_x, high_x), (min(0.0, *values), _headroom(values, 0.12)))
     colour = ORGAN_OF_LAB.get(row["analyte"], "#38516b")

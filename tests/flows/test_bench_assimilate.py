@@ -20,12 +20,17 @@ def test_intervals_of_the_curves_cover_where_the_model_is_right():
     told = bench.run(n=20, cycles=2, seed=3, smoothed=2, **QUICK)
     assert told["failed"] == 0
     assert 0.82 < told["coverage90"]["pooled"] < 0.97
-    assert told["ranks"]["least_p_bonferroni"] > 0.001
+    assert told["ranks"]["least_p"] is None  # twenty patients in twenty bins
+    assert "20 patients" in told["ranks"]["reason"]
+    assert "absorbed dose" in told["about"]["coverage90"]
     assert told["crps"]["twin"]["kidneys"] < told["crps"]["population"]["kidneys"]
     assert set(told["coverage90"]["kidneys"]) == {"c0", "c1", "c2"} == set(told["halfwidth90_median"]["marrow"])
     assert told["update_seconds"]["sum_of_exponentials"] > 0
     assert 0.5 < told["smoother"]["filter_within"] <= 1.0
-    assert "pooled coverage" in bench.describe(told)
+    text = bench.describe(told)
+    assert "pooled coverage" in text
+    assert "no test (20 patients: 20 bins need 100, 5 expected in each)" in text
+    assert "90 % intervals of absorbed dose that hold the truth" in text
 
 
 def test_a_camera_that_is_far_off_costs_coverage():
@@ -114,6 +119,14 @@ def test_ranks_that_are_not_uniform_are_told():
     assert told["worst"]["a"] > 0.01
     assert told["least_p_bonferroni"] == pytest.approx(2 * told["worst"]["b"])
     assert told["worst"]["b"] < 1e-6
+
+
+def test_ranks_are_tested_from_five_expected_in_a_bin_on():
+    some = [{"a": i % 100} for i in range(bench.EXPECTED_IN_BIN * bench.BINS)]
+    assert bench.uniformity(some)["least_p"] == pytest.approx(1.0)
+    told = bench.uniformity(some[:-1])
+    assert told["least_p"] is None is told["least_p_bonferroni"]
+    assert "99 patients" in told["reason"]
 
 
 @pytest.mark.parametrize(

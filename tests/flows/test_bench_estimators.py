@@ -1,8 +1,10 @@
 """The comparison of estimators: every one on the same patients and levels of data; wrong options."""
 
+import numpy as np
 import pytest
 
 from flows.bench import estimators as bench
+from flows.bench.virtual import drawn
 from tdt_core.assimilation.network import available
 from tdt_core.errors import EstimationError, UsageError
 
@@ -18,12 +20,20 @@ def test_every_estimator_is_told_at_every_level_of_data():
     assert told["estimators"]["map"]["one"]["halfwidth90_median"] > told["estimators"]["map"]["rich"]["halfwidth90_median"]
     # without a prior, one scan cannot tell a curve
     assert told["estimators"]["least_squares"]["one"]["crps"] > told["estimators"]["map"]["one"]["crps"]
-    assert "least_squares" in bench.describe(told)
+    text = bench.describe(told)
+    assert "least_squares" in text
+    assert "two, scans at 24, 96 h; one, scans at 72 h" in text
+    planned = drawn(1, np.random.default_rng(0)).plan(1).activities
+    assert sorted(set(told["hours"]["rich"])) == sorted({a.time_h for a in planned})
+    for word in ("over the truth", "90 % intervals that hold the truth", "processor time"):
+        assert word in text
 
 
 def test_an_estimator_that_is_not_there_is_refused():
-    with pytest.raises(UsageError, match="magic"):
-        bench.run(names="magic")
+    with pytest.raises(UsageError, match="--names map,magic: no estimator named magic"):
+        bench.run(names="map,magic")
+    with pytest.raises(UsageError, match="--patients 0"):
+        bench.run(patients=0)
 
 
 @pytest.mark.skipif(not available(), reason="PyTorch is an optional extra: uv sync --extra network")

@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 
-from flows import cli_twin
+from flows import cli_twin, inbox
 from flows.bench_options import options
 from flows.cli import exit_code, main
+from flows.evidence import _found
 from flows.settings import Settings
+from storage.deliveries import Pool
 from storage.twins import TwinStore
 from tdt_core.errors import ConflictError, InputError, SettingsError, StoreError, UsageError
 
@@ -142,6 +144,7 @@ def test_list_log_show_and_as_of_tell_the_same_chain(capsys: pytest.CaptureFixtu
     _, shown = called(capsys, "twin", "show", second.id[:10])
     assert shown["state"]["id"] == second.id
     assert shown["proposed_mbq"] == second.proposal.activity_mbq
+    assert called(capsys, "twin", "show", first.pid)[1] == shown, "a patient is its newest state"
 
 
 def test_the_same_commands_speak_to_persons_too(capsys: pytest.CaptureFixture[str], commit) -> None:
@@ -273,7 +276,29 @@ def test_run_refuses_a_folder_that_is_not_there_or_empty_and_writes_nothing(
     code, told = called(capsys, "run", str(folder))
     assert code == 3
     assert told["error"]["kind"] == kind
+    assert str(folder.resolve()) in told["error"]["found"]
+    assert "administrations.json" in told["error"]["expected"]
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_folder_that_a_server_hears_of_is_not_named(site: Settings, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as refused:
+        inbox.alias(site, tmp_path / "Jane Doe")
+    assert "Jane" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("digits", "said"), [("0", "item '0' has too few digits: 1"), ("zzzz", "'zzzz': 0 items")])
+def test_an_item_that_cannot_be_found_is_repeated(digits: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said) as refused:
+        _found(Pool("pid", (), (), {}), digits)
+    assert refused.value.expected
+    assert refused.value.remedy
+
+
+def test_a_patient_without_evidence_is_repeated(capsys: pytest.CaptureFixture[str], commit) -> None:
+    commit()
+    _, told = called(capsys, "retract", "nobody", "12345678", "--reason", "wrong", "--name", "N. N.")
+    assert "'nobody'" in told["error"]["found"]
 
 
 def example(patients: int = 20, share: float = 0.5, folder: str | None = None) -> None:

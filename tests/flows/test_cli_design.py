@@ -47,6 +47,17 @@ def test_sets_of_scans_are_ranked_and_more_scans_tell_more(state: TwinState) -> 
     assert designed(state, Wanted(3, (4.0, 24.0, 72.0, 168.0)), best=20) == told
 
 
+def test_sets_within_the_noise_of_the_draws_are_told_as_equal(state: TwinState) -> None:
+    """Neighbouring hours cannot be told apart, an early one and a late one can; the border is two sd of a variance."""
+    near = designed(state, Wanted(1, (95.0, 96.0, 97.0)), best=20)
+    assert near["equal_sets"] == near["sets_compared"] == 3
+    assert all(s["equal_to_best"] for s in near["sets"])
+    apart = designed(state, Wanted(1, (1.0, 96.0)), best=20)
+    assert [s["equal_to_best"] for s in apart["sets"]] == [True, False]
+    assert apart["noise"] == pytest.approx(2 * (2 / apart["draws"]) ** 0.5)
+    assert apart["sets"][1]["sd_after"] ** 2 > apart["sets"][0]["sd_after"] ** 2 * (1 + apart["noise"])
+
+
 def test_a_dose_of_one_region_may_be_asked_for(state: TwinState) -> None:
     kidney = designed(state, Wanted(1), "kidney_left")
     lesion = designed(state, Wanted(1), next(r.name for r in state.evidence.regions if r.organ == "lesions"))
@@ -57,7 +68,8 @@ def test_a_dose_of_one_region_may_be_asked_for(state: TwinState) -> None:
     ("options", "said"),
     [
         ({"hours": (24.0,)}, "2 scans out of 1"),
-        ({"hours": (-4.0, 24.0)}, r"\[-4.0, 24.0\]"),
+        ({"hours": (-4.0, 24.0)}, "hours of scans -4, 24: -4 cannot be"),
+        ({"hours": (4.0, float("nan"))}, "nan cannot be"),
         ({"blood": 3, "blood_hours": (1.0, 4.0)}, "3 blood samples out of 2"),
         ({"scans": 0}, "no measurement"),
     ],
@@ -140,6 +152,7 @@ def test_a_person_reads_the_sets_and_what_each_measurement_tells_alone(
     shown = capsys.readouterr().out
     assert f"Cycle {state.cycle} of {state.pid}" in shown
     assert "One alone" in shown
+    assert "the fit of the cycle under way" in " ".join(shown.split())
     counts = [shown.count(f"{hours} h") for hours in (192, 240)]
     assert sorted(counts) == [2, 3]  # as a set, alone, and one of them as the least telling
     for option, expected in ((("--blood", "1"), "whole-body rung"), (("--quantity", "hearts"), "one of")):

@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from flows import identify
 from flows.cli import main
@@ -112,14 +113,25 @@ def test_the_picture_has_a_panel_for_each_name(told) -> None:
     space = "{http://www.w3.org/2000/svg}"
     assert len(root.findall(f"{space}g")) == 3
     words = {t.text for t in root.iter(f"{space}text")}
-    assert {"posterior", "likelihood", "Laplace (dashed)", "90 %"} < words
+    assert {"posterior", "likelihood", "Laplace (dashed)", "90 % (2.7)", "absorbed dose of kidneys, Gy", "rise of 2J"} < words
     computed = sum(r <= identify.SHOWN_RISE for p in found["profiles"] for r in p["rise"])
     assert len(list(root.iter(f"{space}circle"))) == computed
-    assert any("kidneys" in w for w in words)
+    told_above = " ".join(t.text for t in root.findall(f"{space}text"))
+    for word in (found["pid"], found["state"][:12], f"{found['activity_mbq']:.0f} MBq", "Research use only"):
+        assert word in told_above
+
+
+def test_the_interval_ends_where_twice_the_objective_has_risen_by_the_quantile(told) -> None:
+    assert float(stats.chi2.ppf(0.90, 1)) == pytest.approx(identify.RISE_90, abs=1e-3)
+    p = told[1]["profiles"][0]
+    values, rise = np.array(p["values"]), np.array(p["rise"])
+    for end in (p["low"], p["high"]):
+        side = np.abs(np.log(values / end)).argsort()[:1]
+        assert rise[side] == pytest.approx(identify.RISE_90, rel=0.1)
 
 
 def test_a_profile_is_drawn_as_far_as_it_stays_within_the_panel_and_no_line_joins_what_comes_after() -> None:
-    xs, rise = identify._between({"values": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0], "rise": [1.0, 4.0, 1.0, 0.0, 1.0, 6.0]})
+    xs, rise = identify._between({"values": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0], "rise": [2.0, 8.0, 2.0, 0.0, 2.0, 12.0]})
     assert 2.0 < xs[0] < 3.0 < 5.0 < xs[-1] < 6.0
     assert max(rise) <= identify.SHOWN_RISE
     assert np.diff(xs).max() < 0.1
@@ -156,6 +168,8 @@ def test_the_command_prints_tables_and_writes_the_picture(
     assert "kidneys" in shown
     assert "learned (" in shown
     assert "Parameters, the least learned first" in shown
+    assert "learned: all data up to now have removed at least 50%" in shown
+    assert "2J rises by 2.7" in shown
     assert (tmp_path / "p.svg").read_text().startswith("<svg")
     assert main(["identify", state.pid, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["profiles"][0]["name"] == "kidneys"
