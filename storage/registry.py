@@ -140,7 +140,7 @@ class Registry:
                     if info.id not in versions:
                         versions[info.id] = self._register(store, info)
                         done.append(info.id)
-                    self._tag_decision(store, info.id, versions[info.id])
+                self._tag_decisions(store, pid)
                 self._set_aliases(store, pid, versions)
                 self._failed_attempts(store, pid)
                 for name in (*(i.id for i in infos), FAILURE_NOTE + pid):
@@ -156,12 +156,16 @@ class Registry:
 
     def _versions(self, pid: str) -> dict[str, str]:
         """State id -> version number, as far as the index knows the patient."""
-        found: dict[str, str] = {}
+        return {state_id: number for state_id, (number, _) in self._tagged(pid).items()}
+
+    def _tagged(self, pid: str) -> dict[str, tuple[str, dict[str, str]]]:
+        """State id -> version number and tags."""
+        found: dict[str, tuple[str, dict[str, str]]] = {}
         token: str | None = None
         while True:
             page = self.client.search_model_versions(f"name = '{model_name(pid)}'", max_results=1000, page_token=token)
             for version in page:
-                found.setdefault(version.tags.get("state_sha256", ""), str(version.version))
+                found.setdefault(version.tags.get("state_sha256", ""), (str(version.version), dict(version.tags)))
             token = page.token
             if not token:
                 return found
@@ -186,15 +190,14 @@ class Registry:
         """Where a version points: the folder itself, or, for a server, which refuses local paths, its place in TDT_HOME."""
         return f"tdt://{folder.relative_to(self.home.root).as_posix()}" if self._remote else str(folder)
 
-    def _tag_decision(self, store: TwinReader, state_id: str, version: str) -> None:
-        record = store.decision_record(state_id)
-        told = {"gate_result": "waiting", "approver": "none"}
-        if record is not None:
-            told = {"gate_result": record.decision.kind, "approver": record.decision.signed_by or "none"}
-            if record.decision.scripted:
-                told["scripted"] = "true"
-        for key, value in told.items():
-            self.client.set_model_version_tag(model_name(store.info(state_id).pid), version, key, value)
+    def _tag_decisions(self, store: TwinReader, pid: str) -> None:
+        """Decision and successor of every version of a patient, where they are told otherwise: any state may be superseded."""
+        for state_id, (version, tags) in self._tagged(pid).items():
+            if _known(store, state_id) is None:
+                continue
+            for key, value in gate_tags(store, state_id).items():
+                if tags.get(key) != value:
+                    self.client.set_model_version_tag(model_name(pid), version, key, value)
 
     def _set_aliases(self, store: TwinReader, pid: str, versions: Mapping[str, str]) -> None:
         name = model_name(pid)
@@ -280,6 +283,17 @@ def catch_up(store: TwinReader, tracking_uri: str | None = None) -> IndexReport:
 def reindex(store: TwinReader, tracking_uri: str | None = None) -> IndexReport:
     """Rebuild the index (`Registry.reindex`)."""
     return Registry(store.home, tracking_uri).reindex(store)
+
+
+def gate_tags(store: TwinReader, state_id: str) -> dict[str, str]:
+    """Tags of a version that change: what was decided on it, by whom, and by which state it is superseded."""
+    record, by = store.decision_record(state_id), store.superseded_by(state_id)
+    told = {"gate_result": "waiting" if by is None else "superseded", "approver": "none", "superseded_by": by or "none"}
+    if record is not None:
+        told |= {"gate_result": record.decision.kind, "approver": record.decision.signed_by or "none"}
+        if record.decision.scripted:
+            told["scripted"] = "true"
+    return told
 
 
 def model_name(pid: str) -> str:

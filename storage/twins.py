@@ -163,6 +163,7 @@ class TwinStore(TwinReader):
             if state_id not in {i.id for i in self.log(pid)[1:]}:
                 raise StoreError(f"state {state_id[:12]} is no ancestor of HEAD", kind="store.identity")
             known = utc_text(time)
+            self._note(state_id)
             self.audit.append("head", {"pid": pid, "state": state_id, "from": expected_head, "knowledge_time": known})
             self._catch_up_head(pid)
 
@@ -285,6 +286,7 @@ class TwinStore(TwinReader):
         if state.id in {i.id for i in self.log(state.pid)}:
             return True
         self._require_head(state.pid, expected_head)
+        self._note(state.id)
         self.audit.append("head", {"pid": state.pid, "state": state.id, "from": expected_head, "knowledge_time": known})
         self._catch_up_head(state.pid)
         return True

@@ -162,3 +162,19 @@ def test_a_trial_is_a_run_with_nested_runs_and_repeats_add_nothing(store: TwinSt
     assert runs["fixed"].data.tags["mlflow.parentRunId"] == parent
     assert runs["proposed"].data.metrics == {"kidney_bed_gy": 18.5}
     assert all(r.info.status == "FINISHED" for r in runs.values())
+
+
+def test_a_superseded_state_is_tagged_with_its_successor_and_one_that_stands_again_is_not(store: TwinStore) -> None:
+    old = [i.id for i in reversed(store.log(PID))]
+    new = commit_cycles(store, 3, science="x" * 64, reason="newer software", at=10)
+    catch_up(store)
+    versions = {v["state_sha256"]: v for v in seen(store)["versions"].values()}
+    assert [versions[s]["superseded_by"] for s in old] == new
+    assert [versions[s]["gate_result"] for s in old] == ["retrospective", "retrospective", "superseded"]
+    assert [versions[s]["superseded_by"] for s in new] == ["none"] * 3
+    assert versions[new[2]]["gate_result"] == "waiting"
+    store.retreat(PID, new[1], expected_head=new[2], time=day(20))
+    assert pending(store.home) == (new[1],), "the index has to hear of a HEAD that moved back"
+    catch_up(store)
+    versions = {v["state_sha256"]: v for v in seen(store)["versions"].values()}
+    assert (versions[new[2]]["gate_result"], versions[new[2]]["superseded_by"]) == ("superseded", new[1])
