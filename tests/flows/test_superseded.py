@@ -70,7 +70,7 @@ def test_a_run_asks_for_an_answer_only_where_something_is_proposed(site, store, 
     from flows import inbox, run
 
     state = commit(1, abstain=abstain)
-    monkeypatch.setattr(inbox, "existing", lambda folder: folder)
+    monkeypatch.setattr(inbox, "existing", lambda folder, **_: folder)
     taken = {"pid": state.pid, "new": [], "delivery": ""}
     monkeypatch.setattr(run, "take_in", lambda *_: taken)
     monkeypatch.setattr(run, "orchestrated", lambda _: __import__("contextlib").nullcontext())
