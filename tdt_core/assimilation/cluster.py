@@ -17,9 +17,9 @@ FloatArray = npt.NDArray[np.float64]
 
 MEMBERS = 250
 NEAR = 3.0
-"""Nats above the best objective within which a member fits as well."""
+"""Nats above the best objective within which a member fits as well. Assumed."""
 FAR = 1.0
-"""Members this far apart, in units of the root mean square distance, weigh e^-1 of near ones."""
+"""Members this far apart, in units of the root mean square distance, weigh e^-1 of near ones. Assumed."""
 
 
 def cluster_gauss_newton(target: Target, rng: np.random.Generator, members: int = MEMBERS, iterations: int = 25) -> Fit:

@@ -25,7 +25,7 @@ from tdt_core.twin import Region
 FloatArray = npt.NDArray[np.float64]
 
 TIED = 0.6
-"""Regions whose parameters correlate more in the prior (two kidneys, not two lesions) are drawn together."""
+"""Regions whose parameters correlate more in the prior (two kidneys, not two lesions) are drawn together. Assumed."""
 
 
 def with_tempered_curves(

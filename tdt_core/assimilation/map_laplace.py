@@ -25,6 +25,7 @@ from tdt_core.errors import EstimationError
 
 FloatArray = npt.NDArray[np.float64]
 
+# how the numbers of moves were found, and what others gave: docs/design/004-moved-draws.md
 MAX_ITERATIONS = 60
 TOLERANCE = 1e-5
 """A step that lowers the objective by less (nats) is the last."""

@@ -37,6 +37,7 @@ FloatArray = npt.NDArray[np.float64]
 Basis = Literal["posterior", "likelihood"]
 
 WIDE = 10.0
+"""Times the parameters' prior sd for a likelihood profile. Assumed."""
 REACH = BOUND
 STEPS, REFINEMENTS, RESTARTS = 14, 6, 3
 NEAR = 0.01

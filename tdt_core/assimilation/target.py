@@ -21,10 +21,10 @@ from tdt_core.errors import EstimationError, ModelError
 FloatArray = npt.NDArray[np.float64]
 
 BOUND = 5.0
-"""Prior sd within which estimators keep their members, searches and fits without a prior."""
+"""Prior sd within which estimators keep their members, searches and fits without a prior. Assumed."""
 
 UNSOLVED = 0.2
-"""Share of draws without a solution that is drawn again; with more, the fit is refused."""
+"""Share of draws without a solution that is drawn again; with more, the fit is refused. Assumed."""
 
 
 class Solvable(Protocol):
