@@ -203,16 +203,19 @@ def _patient(row: Any) -> PatientRecord:
             remedy="enter the sex that body and blood volumes shall be computed with",
             kind="patient.sex",
         )
-    ranges = {"height_cm": (50.0, 250.0), "weight_kg": (3.0, 350.0), "haematocrit": (0.1, 0.7)}
+    ranges = {"height_cm": (50.0, 250.0, "cm"), "weight_kg": (3.0, 350.0, "kg"), "haematocrit": (0.1, 0.7, "")}
     values: dict[str, float | None] = {}
-    for name, (low, high) in ranges.items():
+    for name, (low, high, unit) in ranges.items():
         number = row[name]
         if name == "haematocrit" and number is None:
             values[name] = None
             continue
         if not _is_number(number) or not low < number < high:
             raise InputError(
-                f"{name} is {safe(number)}", expected=f"{low:g} to {high:g}", remedy="check its unit", kind="patient.covariate"
+                f"{name} is {_typed(number)}",
+                expected=" ".join(filter(None, (f"a number from {low:g} to {high:g}", unit))),
+                remedy="write it as a number, without quotation marks" if isinstance(number, str) else "check its unit",
+                kind="patient.covariate",
             )
         values[name] = float(number)
     return PatientRecord(
@@ -312,9 +315,9 @@ def _at_start(n: int, row: dict[str, Any], name: str, time_name: str, start: dat
         )
     if not _is_number(number) or number < 0 or (name == "activity" and number == 0):
         raise InputError(
-            f"{name} of administration {n} is not a positive number",
-            expected="> 0",
-            remedy="correct the number in administrations.json",
+            f"{name} of administration {n} is {_typed(number)}, unit {safe(unit)}",
+            expected="a number above 0" if name == "activity" else "a number of 0 or more",
+            remedy=_number_remedy(number),
             kind="administration.number",
         )
     if unit not in ACTIVITY_UNITS:
@@ -334,6 +337,19 @@ def _at_start(n: int, row: dict[str, Any], name: str, time_name: str, start: dat
             kind="administration.calibration_time",
         )
     return float(number) * ACTIVITY_UNITS[unit] * 2 ** (-hours / decay_h)
+
+
+def _typed(number: Any) -> str:
+    """A number as it was written, a decimal comma included; nothing else of a text is repeated."""
+    if _is_number(number):
+        return f"{number:.10g}"
+    return repr(number) if isinstance(number, str) and re.fullmatch(r"-?[0-9.,]{1,18}", number) else safe(number)
+
+
+def _number_remedy(number: Any) -> str:
+    if isinstance(number, str) and "," in number:
+        return "write the number in administrations.json without quotation marks, with a point for the decimals"
+    return "correct the number in administrations.json"
 
 
 def _duration(n: int, minutes: Any) -> float:

@@ -108,7 +108,7 @@ def read_material(
 ) -> Material:
     """Decode all items of a sorted folder."""
     record, given = _record(files, collector)
-    authority, identity = _identity(files.series, record, collector)
+    authority, identity = _identity(files.series, record, vault, collector)
     calibrations = Calibrations()
     path = calibration_file or files.tables.get(CALIBRATION)
     if path is not None:
@@ -153,12 +153,14 @@ def _record(files: Sorted, collector: Collector) -> tuple[PatientRecord | None, 
     return None, ()
 
 
-def _identity(series: Sequence[SeriesFiles], record: PatientRecord | None, collector: Collector) -> tuple[str, dict[str, str]]:
+def _identity(
+    series: Sequence[SeriesFiles], record: PatientRecord | None, vault: Vault, collector: Collector
+) -> tuple[str, dict[str, str]]:
     """Assigning authority, and identity for the vault, after checking that all images are of the patient of the record."""
     issuers = {record.issuer} if record is not None else set()
     name = ""
     for s in series:
-        label = f"identity of {s.kind} series"
+        label = f"identity of {_name(s, vault, len(s.paths))}"
         people = {(text(d, "PatientID"), text(d, "PatientBirthDate"), text(d, "PatientSex")) for d in s.headers}
         issuers |= {text(d, "IssuerOfPatientID") for d in s.headers}
         name = name or text(s.headers[0], "PatientName")

@@ -99,7 +99,7 @@ def read_csv(path: Path, header: tuple[str, ...]) -> list[dict[str, str]]:
             raise InputError(
                 f"line {n} has {len(line)} columns",
                 expected=f"{len(header)}",
-                remedy="export the table again; a comma within a field must be quoted",
+                remedy="export the table again with points for decimals (9.9, not 9,9); a comma within a field must be quoted",
                 kind="file.csv",
             )
     return [dict(zip(header, (c.strip() for c in line), strict=True)) for line in rows]

@@ -412,6 +412,36 @@ def test_a_ct_that_was_never_sent_is_a_cause_of_its_own_beside_a_broken_one(vali
     assert [i.kind for i in report.items if i.verdict == "follows"] == ["ct.missing"]
 
 
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        (given(activity="7481,4"), ("'7481,4', unit 'MBq'", "a number above 0", "with a point for the decimals")),
+        (given(activity=-7481), ("is -7481, unit 'MBq'", "a number above 0", "correct the number")),
+        (
+            record(lambda d: d["patient"].update(weight_kg=1046)),
+            ("weight_kg is 1046", "a number from 3 to 350 kg", "check its unit"),
+        ),
+        (record(lambda d: d["patient"].update(weight_kg="104")), ("weight_kg is '104'", "350 kg", "without quotation marks")),
+        (csv(",1.1,mg", ",1,1,mg"), ("has 9 columns", "8", "points for decimals (9.9, not 9,9)")),
+    ],
+)
+def test_a_number_that_is_none_is_told_with_what_was_written_its_unit_and_what_to_write(broken, words, valid, tmp_path):
+    folder = b.copy_of(valid, tmp_path / "inbox")
+    broken(folder)
+    report = check(folder)
+    assert not report.ok
+    said = "\n".join(report.lines())
+    assert [w for w in words if w not in said] == []
+
+
+def test_series_of_other_patients_are_told_apart(valid, tmp_path):
+    folder = b.copy_of(valid, tmp_path / "inbox")
+    for name in ("t1.dcm", "t2.dcm"):
+        b.edit(folder / name, lambda d: setattr(d, "PatientID", "ID-4712"))
+    items = [i.item for i in check(folder).refused if i.kind == "identity.swapped_patient"]
+    assert len(items) == len(set(items)) == 2
+
+
 def test_every_reason_is_its_own():
     kinds = [kind for _, _, kind in BROKEN]
     assert len(BROKEN) >= 25
