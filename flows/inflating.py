@@ -25,7 +25,7 @@ def inflation_now(
     before = store.load(parent)
     known = innovations_of(_chain(store, before))
     counts = treated and was_treated(before) and before.model == posterior.model
-    return inflation([*known, innovation(posterior)] if counts else known)
+    return inflation([*known, innovation(posterior)]) if counts else 1.0
 
 
 def _chain(store: TwinStore, state: TwinState) -> list[TwinState]:

@@ -117,7 +117,7 @@ def test_a_report_opens_without_error_or_request(
     assert min(widths) > 80
     bars = page.locator("table svg.bar").first.bounding_box()
     assert bars is not None
-    assert bars["width"] == pytest.approx(170, abs=2), "the style sheet was blocked"
+    assert bars["width"] == pytest.approx(150, abs=2), "the style sheet was blocked"
     watch.shoot("report", pictures)
     assert watch.asked == [report_of(course).as_uri()]
     assert watch.wrong == []

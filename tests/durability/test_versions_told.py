@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from datetime import datetime, timedelta
 
 import inbox_builder as b
 import pytest
@@ -31,14 +32,17 @@ def site(base, tmp_path):
     return made
 
 
-def with_factor(base, folder, share, date=None):
-    """The same folder in which only the calibration was edited."""
+def with_factor(base, folder, share, date=None, later_h=0):
+    """The same folder in which only the calibration was edited, issued later: else which version stands follows its id."""
     shutil.copytree(base, folder)
     table = json.loads((folder / "calibration.json").read_text())
     for row in table["calibrations"]:
         row["sensitivity_cps_per_mbq"] *= share
         row["date"] = date or row["date"]
     (folder / "calibration.json").write_text(json.dumps(table))
+    record = json.loads((folder / "administrations.json").read_text())
+    issued = datetime.fromisoformat(record["issued"]) + timedelta(hours=later_h)
+    (folder / "administrations.json").write_text(json.dumps({**record, "issued": issued.isoformat()}))
     return folder
 
 
@@ -126,11 +130,11 @@ def test_what_was_replaced_after_it_stood_is_not_said_to_be_older_and_an_old_fol
 
 def test_the_evidence_lists_the_calibration_of_each_scan_and_says_where_factors_lie_apart(site, base, tmp_path, capsys):
     (pid,) = site.store.pids()
-    run_chain(site, with_factor(base, tmp_path / "near", 1.15), stand_in)
+    run_chain(site, with_factor(base, tmp_path / "near", 1.15, later_h=1), stand_in)
     assert findings(site.store, pid) == []
-    run_chain(site, with_factor(base, tmp_path / "half", 0.5, date="2026-02-01"), stand_in)
+    run_chain(site, with_factor(base, tmp_path / "half", 0.5, date="2026-02-01", later_h=2), stand_in)
     assert findings(site.store, pid) == [], "another date is another calibration"
-    run_chain(site, with_factor(base, tmp_path / "far", 0.5), stand_in)
+    run_chain(site, with_factor(base, tmp_path / "far", 0.5, later_h=3), stand_in)
     rows = [r["what"] for r in listed(site.store, pid) if r["kind"] == "scan"]
     assert len(set(rows)) == len(rows) == 4
     assert all(f"{b.CALIBRATION['date']}" in r or "2026-02-01" in r for r in rows)

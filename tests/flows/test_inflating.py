@@ -69,10 +69,10 @@ def test_what_a_cycle_is_concluded_with_is_what_the_next_one_begins_with(model, 
         posterior=dataclasses.replace(state.posterior, model=model),
         evidence=dataclasses.replace(state.evidence, administrations=given),
     )
-    expected = inflation(
-        [(2.4, 40), (9.0, 40)] if (model, treated) == ("sum_of_exponentials", True) else [(2.0, 40), (2.4, 40)]
-    )
-    assert inflation_now(store, ON, state.parent, state.posterior, treated) == inflation_after(store, ON, state) == expected > 1
+    counts = (model, treated) == ("sum_of_exponentials", True)
+    expected = inflation([(2.4, 40), (9.0, 40)]) if counts else 1.0  # else the run of surprising cycles ends here
+    assert inflation_now(store, ON, state.parent, state.posterior, treated) == inflation_after(store, ON, state) == expected
+    assert (expected > 1.0) == counts
     assert inflation_now(store, OFF, state.parent, state.posterior, treated) == inflation_after(store, OFF, state) == 1.0
 
 
