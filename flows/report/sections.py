@@ -31,6 +31,7 @@ from tdt_core.twin import QUANTITY_NAMES, Decision, Proposal, TwinState
 Row = dict[str, Any]
 MOST_SURPRISING = 3
 FIT_WORDS = "chi-square of the fit per datum"
+EXPECTED = "about 1 when errors and drift are as assumed, less when they are smaller"
 PROVENANCE_NAMES = {
     "code_commit": "Commit of the code",
     "lock_sha256": "SHA-256 of the lock file",
@@ -43,7 +44,7 @@ DIAGNOSTIC_NAMES = {
     "n_left_out": "Data left out",
     "n_outliers": "Outliers, down-weighted",
     "two_j": "Chi-square of the fit, prior included (2J at the optimum)",
-    "two_j_per_n": f"{FIT_WORDS.capitalize()} (2J/n), about 1 when the error budget is right",
+    "two_j_per_n": f"{FIT_WORDS.capitalize()} (2J/n), {EXPECTED}",
     "chi2_per_n": "Chi-square per datum",
     "innovation_chi2_per_n": "Innovation chi-square per datum (surprise against the prior, linearised)",
     "innovation_n": "Data compared with the prior",
@@ -175,7 +176,7 @@ def tiles(state: TwinState) -> list[Row]:
     if fit is not None:
         outliers = int(d.get("n_outliers", 0))
         extra = f", {outliers} outlier{'s' if outliers != 1 else ''}" if outliers else ""
-        words = f"{FIT_WORDS}, over {d.get('n_obs', '?')} data{extra}; about 1 when the error budget is right; no pass or fail"
+        words = f"{FIT_WORDS}, over {d.get('n_obs', '?')} data{extra}; {EXPECTED}; no pass or fail"
         found.append({"value": number(fit), "label": words})
     return found
 

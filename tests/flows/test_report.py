@@ -133,7 +133,11 @@ def test_no_quantity_of_a_limit_is_abbreviated_but_bed(page: str, state: TwinSta
 def test_the_tile_of_the_fit_says_what_its_number_means(state: TwinState) -> None:
     tile = sections.tiles(state)[-1]
     assert tile["value"] == sections.number(state.posterior.diagnostics["two_j_per_n"])
-    for words in ("chi-square of the fit per datum", "about 1 when the error budget is right", "no pass or fail"):
+    for words in (
+        "chi-square of the fit per datum",
+        "about 1 when errors and drift are as assumed, less when they are smaller",
+        "no pass or fail",
+    ):
         assert words in tile["label"]
 
 
